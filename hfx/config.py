@@ -1,0 +1,111 @@
+"""What each component is told: one frozen dataclass a component, nested in one root.
+
+Command line, file and environment are read once, in `hfx.serve`; a component gets its own part and
+never the root. Names are vLLM's where the meaning is the same.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DType = Literal["auto", "bfloat16", "float32"]
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model to load and how.
+
+    `model` is a Hugging Face folder, a GGUF file, a Hub id, or None for the bundled model.
+    `dtype` "auto" is bfloat16, the fastest form on every device. `max_model_len` None is what the
+    model was trained for, cut to what the cache can hold.
+    """
+
+    model: str | None = None
+    served_model_name: tuple[str, ...] = ()
+    dtype: DType = "auto"
+    max_model_len: int | None = None
+    revision: str | None = None
+    download_dir: str | None = None
+    chat_template: str | None = None  # a file, or the template itself
+    generation_config: Literal["auto", "hfx"] = "auto"  # "hfx": ignore the model's own defaults
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The key-value pool. Bytes win over the fraction, an explicit number of blocks over both."""
+
+    block_size: int = 64
+    memory_utilization: float = 0.3  # of the memory that is free once the weights are loaded
+    kv_cache_memory_bytes: int | None = None
+    num_blocks_override: int | None = None
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        if self.block_size not in (16, 32, 64, 128):
+            raise ValueError(f"block_size is {self.block_size}: it must be 16, 32, 64 or 128")
+        if not 0.0 < self.memory_utilization <= 0.95:
+            raise ValueError(
+                f"memory_utilization is {self.memory_utilization}: it must be above 0, at most 0.95"
+            )
+        for name in ("kv_cache_memory_bytes", "num_blocks_override"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of a step and of the queue before it."""
+
+    scheduling_policy: Literal["fcfs"] = "fcfs"
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_num_queued_reqs: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs "
+                f"({self.max_num_seqs}): a step could not advance every running request; raise the "
+                "first or lower the second"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One replica: model, cache, scheduler, and the kernels' back end and threads."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    kernel_backend: str | None = None  # None: the first that can run here
+    threads: int | None = None  # None: every core this process may use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The HTTP server around an engine."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: tuple[str, ...] = ()
+    root_path: str = ""
+    allowed_origins: tuple[str, ...] = ()
+    shutdown_timeout_s: float = 30.0
+    max_request_bytes: int = 8 << 20
+    sse_keep_alive_s: float = 15.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_requests: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Everything `python -m hfx.serve` is told."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)

@@ -1,0 +1,251 @@
+"""The words of every layer: what a request is promised, what one step does, what the answer is.
+
+Times are seconds (`_s`) on the clock of whoever owns the request, sizes are tokens (`_tokens`).
+Nothing here imports torch, reads a clock, or touches the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What one request was promised; None means that nothing was.
+
+    `ttft_s` bounds arrival to first token, `tpot_s` the time per later token, `deadline_s` arrival
+    to last token. `weight` says how much a kept promise of this request counts beside others'.
+
+    Raises:
+        ValueError: a target or the weight is zero or negative.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    deadline_s: float | None = None
+    tier: str = "default"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s", "deadline_s", "weight"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}: a promise must be greater than 0")
+
+    def token_due_s(self, arrival_s: float, token: int) -> float | None:
+        """When output token `token` (1 is the first) is due by the cumulative rule.
+
+        Token n is due at arrival + TTFT + (n - 1) TPOT; a target that was not given adds nothing,
+        and None comes back where neither target nor deadline says anything.
+        """
+        due_s = None
+        if self.ttft_s is not None or self.tpot_s is not None:
+            due_s = arrival_s + (self.ttft_s or 0.0) + (token - 1) * (self.tpot_s or 0.0)
+        if self.deadline_s is not None:
+            last_s = arrival_s + self.deadline_s
+            due_s = last_s if due_s is None else min(due_s, last_s)
+        return due_s
+
+
+GREEDY_TEMPERATURE = 1e-5  # below this, dividing logits by the temperature overflows: take the best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen and when the output ends.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 and `min_p` 0 keep every token. `logprobs` is
+    how many alternatives to report per token (0: only the chosen one's; None: nothing).
+    `stop` strings end the output before they are shown, `stop_token_ids` end it too.
+
+    Raises:
+        ValueError: a value lies outside its range; the message says which, and the range.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        def require(ok: bool, name: str, limits: str) -> None:
+            if not ok:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be {limits}")
+
+        require(self.max_tokens >= 1, "max_tokens", "at least 1")
+        require(
+            0 <= self.min_tokens <= self.max_tokens, "min_tokens", f"0 to {self.max_tokens} "
+            "(max_tokens)",
+        )
+        require(0.0 <= self.temperature <= 100.0, "temperature", "from 0 to 100")
+        require(0.0 < self.top_p <= 1.0, "top_p", "greater than 0 and at most 1")
+        require(self.top_k >= 0, "top_k", "0 (every token) or more")
+        require(0.0 <= self.min_p <= 1.0, "min_p", "from 0 to 1")
+        require(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "from -2 to 2")
+        require(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "from -2 to 2")
+        require(0.0 < self.repetition_penalty <= 100.0, "repetition_penalty", "above 0, at most 100")
+        require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "from 0 to 20")
+        require(all(self.stop), "stop", "strings of at least one character")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature < GREEDY_TEMPERATURE or self.top_k == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt to continue. Immutable: what has become of it is the engine's to know.
+
+    `priority` is in vLLM's sense: lower is earlier. `cache_salt` keeps its cached prefix apart from
+    requests with another salt. `expected_output_tokens` is the client's hint, if it gave one.
+
+    Raises:
+        ValueError: the prompt is empty.
+    """
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    objective: Objective = field(default_factory=Objective)
+    arrival_s: float = 0.0
+    priority: int = 0
+    cache_salt: str = ""
+    expected_output_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt_token_ids:
+            raise ValueError(f"request {self.id} has an empty prompt: give at least one token")
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_token_ids)
+
+
+class FinishReason(str, Enum):
+    """Why a request ended."""
+
+    STOP = "stop"  # end-of-sequence token, stop token or stop string
+    LENGTH = "length"  # max_tokens, or the model's context is full
+    ABORT = "abort"  # the client went away or asked for it
+    ERROR = "error"  # the step that computed it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What one step does, as sums that requests join and leave in O(1).
+
+    For a sequence with n query tokens behind h cached ones, a decode is n = 1 with h > 0, anything
+    else is a prompt chunk. `attention_pairs` is the sum over chunks of n (h + n / 2), the design's
+    A, in tokens squared.
+    """
+
+    decodes: int = 0
+    decode_context_tokens: int = 0
+    chunks: int = 0
+    prefill_tokens: int = 0
+    prefill_context_tokens: int = 0
+    attention_pairs: float = 0.0
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, int]]) -> Mix:
+        """The mix of (query tokens, cached tokens) pairs: the pairs of the kernels' work list."""
+        mix = cls()
+        for query_tokens, history_tokens in pairs:
+            mix = mix + cls.one(query_tokens, history_tokens)
+        return mix
+
+    @classmethod
+    def one(cls, query_tokens: int, history_tokens: int) -> Mix:
+        """The share of a single sequence.
+
+        Raises:
+            ValueError: fewer than one query token, or a negative history.
+        """
+        if query_tokens < 1 or history_tokens < 0:
+            raise ValueError(
+                f"({query_tokens} query tokens, {history_tokens} cached) is no step of a sequence: "
+                "at least 1 query token and 0 cached ones are needed"
+            )
+        if query_tokens == 1 and history_tokens > 0:
+            return cls(decodes=1, decode_context_tokens=history_tokens + 1)
+        return cls(
+            chunks=1,
+            prefill_tokens=query_tokens,
+            prefill_context_tokens=history_tokens,
+            attention_pairs=query_tokens * (history_tokens + query_tokens / 2),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the step's matrix products."""
+        return self.decodes + self.prefill_tokens
+
+    def __add__(self, other: Mix) -> Mix:
+        return Mix(
+            self.decodes + other.decodes,
+            self.decode_context_tokens + other.decode_context_tokens,
+            self.chunks + other.chunks,
+            self.prefill_tokens + other.prefill_tokens,
+            self.prefill_context_tokens + other.prefill_context_tokens,
+            self.attention_pairs + other.attention_pairs,
+        )
+
+    def __sub__(self, other: Mix) -> Mix:
+        return Mix(
+            self.decodes - other.decodes,
+            self.decode_context_tokens - other.decode_context_tokens,
+            self.chunks - other.chunks,
+            self.prefill_tokens - other.prefill_tokens,
+            self.prefill_context_tokens - other.prefill_context_tokens,
+            self.attention_pairs - other.attention_pairs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A running request that gives its blocks back and waits again; its tokens are recomputed."""
+
+    request_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the next step does.
+
+    `tokens` maps a request's id to how many of its tokens the step computes (at least 1 each);
+    requests that are not named do nothing. `preempt` is carried out first. A plan may name a
+    waiting request in `tokens`: it then starts to run.
+    """
+
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    preempt: tuple[Preemption, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A promise that can't be kept: an answer, not an exception.
+
+    `feasible` maps a target's name (`ttft_s`, `tpot_s`, `deadline_s`) to the best value that could
+    be kept now; `retry_after_s` is when asking again makes sense.
+    """
+
+    reason: str
+    retry_after_s: float
+    feasible: Mapping[str, float] = field(default_factory=dict)
