@@ -1,0 +1,154 @@
+"""What every back end offers: one set of operators, unchecked, for callers that already know.
+
+The checked twins are in `functional`. Dimensions: T tokens, D width, F features, N query heads, M
+key-value heads, H head size, P positions, R rotary dimensions. Rows of q, k, v and x may be strided
+(views into a fused projection); within a row, heads are contiguous.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from .batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
+from .plan import WorkList
+
+RopeStyle = Literal["neox", "llama"]
+
+
+class PackedLinear(Protocol):
+    """A linear layer's weights in a back end's own form."""
+
+    @property
+    def width(self) -> int:
+        """Numbers per row of the layer's result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainLinear:
+    """A linear layer's weights as they came: weight [O, I], bias [O] or None."""
+
+    weight_OI: torch.Tensor
+    bias_O: torch.Tensor | None
+    gated: bool
+
+    @property
+    def width(self) -> int:
+        return self.weight_OI.shape[0] // (2 if self.gated else 1)
+
+
+class Operators(ABC):
+    """The operators of one back end; get one from `hfx.kernels.select`."""
+
+    name: str
+
+    def objection(self, spec: AttentionSpec) -> str | None:
+        """Why attention of this shape can't run here, or None if it can."""
+        return None
+
+    @abstractmethod
+    def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
+        """One layer's cache of `pages` pages, contents undefined.
+
+        Raises:
+            ValueError: this back end has an `objection` to the spec.
+        """
+
+    def plan(self, spec: AttentionSpec, batch: RaggedBatch) -> WorkList:
+        """The step's tiles, for every layer of that spec. Reusable, but by one thread at a time."""
+        return WorkList.untiled(spec, batch)
+
+    @abstractmethod
+    def kv_write(
+        self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
+    ) -> None:
+        """Put each token's keys and values into its slot (page * page_tokens + offset)."""
+
+    @abstractmethod
+    def attend(
+        self, q_TNH: torch.Tensor, cache: KVCache, work: WorkList, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Causal attention of every new token over its sequence's cached keys, [T, N, H].
+
+        The step's own keys and values must be in the cache already.
+        """
+
+    @abstractmethod
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        residual: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x / rms(x) * weight, residual) over the last dimension of x, [T, D] or [T, N, D].
+
+        With a residual [T, D], x is added to it in place first and the sum is what's normalised;
+        without, x itself comes back as the residual. The statistic is float32, the normalised value
+        is rounded to x's type before the weight multiplies it. `out` may be x.
+        """
+
+    @abstractmethod
+    def rope_(
+        self,
+        q_TNH: torch.Tensor,
+        k_TMH: torch.Tensor,
+        positions_T: Int32Array,
+        table_PR: torch.Tensor,
+        style: RopeStyle,
+    ) -> None:
+        """Rotate the first R dimensions of every head in place.
+
+        "neox" pairs dimension i with i + R / 2, "llama" 2 i with 2 i + 1. `table_PR` is
+        `rope_table`'s.
+        """
+
+    def rope_kv_write(
+        self,
+        q_TNH: torch.Tensor,
+        k_TMH: torch.Tensor,
+        v_TMH: torch.Tensor,
+        positions_T: Int32Array,
+        table_PR: torch.Tensor,
+        style: RopeStyle,
+        cache: KVCache,
+        slots_T: Int64Array,
+    ) -> None:
+        """`rope_` and `kv_write` in one call: q rotated in place, rotated k and v in the cache.
+
+        What k_TMH holds afterwards is unspecified.
+        """
+        self.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
+        self.kv_write(cache, k_TMH, v_TMH, slots_T)
+
+    @abstractmethod
+    def silu_mul(self, gate_up_T2F: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """silu(gate) * up of rows that hold gate and up side by side, [T, F].
+
+        As Hugging Face does, silu(gate) is rounded to the type before up multiplies it.
+        """
+
+    def pack_linear(
+        self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, gated: bool = False
+    ) -> PackedLinear:
+        """The weights in the form that `linear` reads fastest.
+
+        `gated`: the first O / 2 outputs are gates of the others, and the layer gives
+        silu(gate) * up.
+        """
+        return PlainLinear(weight_OI, bias_O, gated)
+
+    def linear(
+        self, x_TI: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x W^T + bias, [T, O], or gated [T, O / 2]; in float32 if `out` is."""
+        assert isinstance(packed, PlainLinear)
+        product_TO = torch.nn.functional.linear(x_TI, packed.weight_OI, packed.bias_O)
+        if packed.gated:
+            product_TO = self.silu_mul(product_TO)
+        return product_TO if out is None else out.copy_(product_TO)
