@@ -1,0 +1,122 @@
+"""How a result is shown and saved: the table for people, vLLM's JSON, the project's record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .client import Outcome
+from .metrics import output_tokens, tpot_s
+
+WIDTH = 58
+DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")
+SHOWN_ERRORS = 5
+
+_TITLES = {
+    "ttft": "Time to first token",
+    "tpot": "Time per output token after the first",
+    "itl": "Inter-token latency",
+    "e2el": "End-to-end latency",
+}
+_TOTALS = (
+    ("completed", "Successful requests", "d"),
+    ("failed", "Failed requests", "d"),
+    ("duration", "Duration (s)", ".2f"),
+    ("total_input_tokens", "Input tokens", "d"),
+    ("total_output_tokens", "Output tokens", "d"),
+    ("request_throughput", "Requests per second", ".2f"),
+    ("request_goodput", "Goodput (requests per second)", ".2f"),
+    ("output_throughput", "Output tokens per second", ".2f"),
+    ("total_token_throughput", "Total tokens per second", ".2f"),
+    ("max_output_tokens_per_s", "Output tokens in the best second", ".0f"),
+    ("max_concurrent_requests", "Most requests under way", "d"),
+)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as text, ready to print."""
+    lines = [_centred(" hfx.bench ", "=")]
+    for key, title, form in _TOTALS:
+        if result.get(key) is not None:
+            lines.append(_row(title, format(result[key], form)))
+    if "slo_attainment" in result:
+        lines += _attainment(result)
+    for name, title in _TITLES.items():
+        if f"mean_{name}_ms" in result:
+            lines += _latency(result, name, title)
+    lines.append("=" * WIDTH)
+    return "\n".join([*lines, *_remarks(result)])
+
+
+def _row(title: str, value: str) -> str:
+    return f"{title + ':':<40}{value:>{WIDTH - 40}}"
+
+
+def _centred(text: str, fill: str) -> str:
+    return f"{text:{fill}^{WIDTH}}"
+
+
+def _attainment(result: Mapping[str, Any]) -> list[str]:
+    low, high = result["slo_attainment_low"], result["slo_attainment_high"]
+    lines = [_row("All targets kept", f"{result['slo_attainment']:.1%}")]
+    lines.append(_row("  95% interval", f"{low:.1%} .. {high:.1%}"))
+    for name, share in result["slo_attainment_by_metric"].items():
+        lines.append(_row(f"  {name} kept", f"{share:.1%}"))
+    return lines
+
+
+def _latency(result: Mapping[str, Any], name: str, title: str) -> list[str]:
+    lines = [_centred(f" {title} (ms) ", "-")]
+    for key, value in result.items():
+        if key.endswith(f"_{name}_ms"):
+            lines.append(_row(key.removesuffix(f"_{name}_ms"), f"{value:.2f}"))
+    return lines
+
+
+def _remarks(result: Mapping[str, Any]) -> list[str]:
+    lines = []
+    aimed, counted = result["aimed_input_tokens"], result["total_input_tokens"]
+    if aimed != counted:
+        lines.append(f"The server counted {counted} input tokens; {aimed} were aimed for.")
+    if result.get("saturated"):
+        lines.append(f"SATURATED: {result['saturation_reason']}; latencies grow with the run.")
+    errors = Counter(error for error in result["errors"] if error)
+    for error, count in errors.most_common(SHOWN_ERRORS):
+        lines.append(f"failed {count} x: {error}")
+    if len(errors) > SHOWN_ERRORS:
+        lines.append(f"and {len(errors) - SHOWN_ERRORS} other kinds of error")
+    return lines
+
+
+def without_details(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--save-result` keeps: everything but the lists per request."""
+    return {key: value for key, value in result.items() if key not in DETAILS}
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One row a request, times in milliseconds from the first start."""
+    zero_s = min((outcome.start_s for outcome in outcomes), default=0.0)
+    return [
+        {
+            "success": outcome.success,
+            "error": outcome.error,
+            "start_ms": (outcome.start_s - zero_s) * 1e3,
+            "late_ms": (outcome.start_s - outcome.scheduled_s) * 1e3,
+            "input_tokens": outcome.prompt_tokens,
+            "output_tokens": output_tokens(outcome),
+            "ttft_ms": outcome.ttft_s * 1e3,
+            "tpot_ms": tpot_s(outcome) * 1e3,
+            "e2el_ms": outcome.latency_s * 1e3,
+        }
+        for outcome in outcomes
+    ]
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a result under their own names."""
+    return {
+        key: float(value)
+        for key, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,95 @@
+"""What a server says about itself before it is measured: readiness, models, how it tokenises."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import tokenizers
+
+from .client import Target, join_url, send
+from .workload import Prompt, TokenPool, word_text
+
+RETRY_S = 0.5
+STARTING = 503  # what a server answers while it loads
+
+
+class Unusable(Exception):
+    """The server, the model or the input can't be used; the message is one line for a person."""
+
+
+async def models(
+    session: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str], timeout_s: float
+) -> list[str]:
+    """The ids that the server serves, waiting up to `timeout_s` for it to answer.
+
+    Raises:
+        Unusable: it can't be reached, stays unready, or refuses.
+    """
+    url, deadline_s = join_url(base_url, "/v1/models"), time.monotonic() + timeout_s
+    while True:
+        try:
+            async with session.get(url, headers=headers) as response:
+                if response.status == 200:
+                    listed = await response.json(content_type=None)
+                    return [str(entry["id"]) for entry in listed["data"]]
+                problem = f"{url} answers HTTP {response.status}"
+                can_wait = response.status == STARTING
+        except (aiohttp.ClientError, OSError) as error:
+            reason = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            problem, can_wait = f"can't reach {base_url}: {reason}", True
+        except (KeyError, TypeError, ValueError):
+            raise Unusable(f"{url} answers no list of models: is it an OpenAI server?") from None
+        if not can_wait or time.monotonic() >= deadline_s:
+            waiting = "; give it time with --ready-check-timeout-sec" if can_wait else ""
+            raise Unusable(problem + waiting)
+        await asyncio.sleep(RETRY_S)
+
+
+async def try_once(session: aiohttp.ClientSession, target: Target) -> None:
+    """One short request, so that a wrong model or option is told before the load starts.
+
+    Raises:
+        Unusable: it failed; the message is the server's.
+    """
+    outcome = await send(session, target, Prompt("Hello", 1))
+    if not outcome.success:
+        raise Unusable(f"a first request to {target.url} failed: {outcome.error}")
+
+
+async def served_pool(session: aiohttp.ClientSession, target: Target) -> TokenPool:
+    """The pool of the server's own vocabulary where it offers `/tokenize`, else plain words."""
+    url = join_url(target.base_url, "/tokenize")
+    vllm = {"model": target.model, "prompt": word_text(), "add_special_tokens": False}
+    llama_cpp = {"content": word_text()}
+    for body in (vllm, llama_cpp):
+        try:
+            async with session.post(url, json=body, headers=target.headers) as response:
+                answer = await response.json(content_type=None)
+                token_ids = answer["tokens"] if response.status == 200 else []
+        except (aiohttp.ClientError, OSError, KeyError, TypeError, ValueError):
+            continue
+        if token_ids and all(isinstance(token, int) for token in token_ids):
+            return TokenPool.of_words(token_ids)
+    return TokenPool()
+
+
+def local_pool(name: str) -> TokenPool:
+    """The pool of a tokenizer: a `tokenizer.json`, a folder that holds one, or a Hub id.
+
+    Raises:
+        Unusable: there is none by that name.
+    """
+    path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
+    try:
+        if path.exists():
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        else:
+            tokenizer = tokenizers.Tokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises bare Exception
+        reason = " ".join(str(error).split())
+        raise Unusable(f"--tokenizer {name}: no tokenizer.json could be read: {reason}") from None
+    return TokenPool.of_words(tokenizer.encode(word_text(), add_special_tokens=False).ids)
