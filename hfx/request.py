@@ -165,10 +165,7 @@ class Mix:
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, int]]) -> Mix:
         """The mix of (query tokens, cached tokens) pairs: the pairs of the kernels' work list."""
-        mix = cls()
-        for query_tokens, history_tokens in pairs:
-            mix = mix + cls.one(query_tokens, history_tokens)
-        return mix
+        return sum((cls.one(*pair) for pair in pairs), start=cls())
 
     @classmethod
     def one(cls, query_tokens: int, history_tokens: int) -> Mix:

@@ -1,10 +1,12 @@
 """First come, first served, under a fixed budget of tokens per step: the baseline that stays.
 
-Running requests go first, decodes and chunks alike; then waiting ones start in arrival order. A
-long prompt is cut into chunks (Sarathi-Serve's chunked prefill, arXiv 2403.02310); when blocks run
-out, the request that arrived last gives its own back and is recomputed later.
+Running requests go first: decodes, which cost one token each, then prompt chunks. Waiting ones
+start in arrival order. A long prompt is cut into chunks (Sarathi-Serve's chunked prefill, arXiv
+2403.02310); when blocks run out, the request that arrived last gives its own back and is
+recomputed later.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hfx.request import Plan, Preemption
@@ -16,30 +18,31 @@ from .policy import Live, Snapshot
 class FirstComeFirstServed:
     """A step policy with at most `max_step_tokens` tokens and `max_running` requests in a step.
 
+    Every step advances the request that arrived first, so none starves.
+
     Raises:
-        ValueError: a limit is below 1.
+        ValueError: a limit is below 1, or a step could not advance every running request.
     """
 
     max_step_tokens: int = 2048
     max_running: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("max_step_tokens", "max_running"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.max_running < 1:
+            raise ValueError(f"max_running is {self.max_running}: it must be at least 1")
+        if self.max_step_tokens < self.max_running:
+            raise ValueError(
+                f"max_step_tokens is {self.max_step_tokens}: it must be at least max_running "
+                f"({self.max_running}), for a token of every running request"
+            )
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """See `hfx.scheduler.StepPolicy.plan`."""
         step = _Step(snapshot, self.max_step_tokens)
-        running = list(snapshot.running)
-        decodes_first = sorted(running, key=lambda live: live.wanted_tokens > 1)
-        for live in decodes_first:
-            step.advance(live, victims=running)
+        for live in sorted(snapshot.running, key=lambda live: live.wanted_tokens > 1):
+            step.advance(live)
         if not step.preempted:
-            room = self.max_running - len(running)
-            for live in snapshot.waiting[: max(0, room)]:
-                if not step.start(live):
-                    break  # who came first starts first: nobody overtakes
+            step.start_waiting(snapshot.waiting, self.max_running - len(snapshot.running))
         return Plan(tokens=step.tokens, preempt=tuple(step.preempted.values()))
 
 
@@ -52,44 +55,63 @@ class _Step:
         self.budget_tokens = budget_tokens
         self.tokens: dict[str, int] = {}
         self.preempted: dict[str, Preemption] = {}
+        self._survivors = list(snapshot.running)
 
-    def advance(self, live: Live, victims: list[Live]) -> None:
+    def advance(self, live: Live) -> None:
         """Give a running request its next tokens, preempting later arrivals for their blocks."""
         if live.request.id in self.preempted or self.budget_tokens < 1:
             return
         take = min(live.wanted_tokens, self.budget_tokens)
         need = self.blocks.to_hold(live.cached_tokens + take) - live.held_blocks
         while need > self.free:
-            victim = self._last_arrival(victims)
+            victim = self._survivors.pop()
             self._preempt(victim)
             if victim is live:
                 return
         self._grant(live, take, need)
 
-    def start(self, live: Live) -> bool:
-        """Start a waiting request if budget and blocks allow; False where they don't."""
-        take = min(live.wanted_tokens, self.budget_tokens)
-        if take < 1:
-            return False
-        need = self.blocks.to_hold(live.cached_tokens + take) - live.held_blocks
-        need += live.idle_hit_blocks
-        if need > self.free:
-            return False
-        self._grant(live, take, need)
-        return True
+    def start_waiting(self, waiting: Sequence[Live], room: int) -> None:
+        """Start waiting requests in order, while their whole known tokens fit.
+
+        Nobody overtakes. What running and started requests still need for their own known tokens
+        is spoken for, so that no prompt is begun only to be preempted half way.
+        """
+        owed = sum(self._owed(live) for live in self._survivors)
+        for live in waiting[: max(0, room)]:
+            take = min(live.wanted_tokens, self.budget_tokens)
+            occupied = live.held_blocks - live.idle_hit_blocks  # of its hit, by others
+            whole = self.blocks.to_hold(live.known_tokens) - occupied
+            if take < 1 or whole + owed > self.free:
+                break
+            need = self.blocks.to_hold(live.cached_tokens + take) - occupied
+            self._grant(live, take, need)
+            owed += whole - need
+
+    def _owed(self, live: Live) -> int:
+        """Blocks for known tokens of a running request that this step doesn't compute."""
+        cached = live.cached_tokens + self.tokens.get(live.request.id, 0)
+        held = max(live.held_blocks, self.blocks.to_hold(cached))
+        return self.blocks.to_hold(live.known_tokens) - held
 
     def _grant(self, live: Live, take: int, need: int) -> None:
         self.tokens[live.request.id] = take
         self.budget_tokens -= take
         self.free -= need
 
-    def _last_arrival(self, victims: list[Live]) -> Live:
-        return next(v for v in reversed(victims) if v.request.id not in self.preempted)
-
     def _preempt(self, victim: Live) -> None:
-        """Take a victim's blocks back, and its share of this step if it had one already."""
-        take = self.tokens.pop(victim.request.id, 0)
-        self.budget_tokens += take
-        grown = self.blocks.to_hold(victim.cached_tokens + take) - victim.held_blocks
-        self.free += victim.held_blocks - victim.shared_blocks + (grown if take else 0)
+        """Take a victim's blocks back, and its share of this step if it had one already.
+
+        Blocks that victims share with each other may be counted as held still. Survivors can't hold
+        more than the sum of theirs, though: the last of them finds all of the rest free.
+        """
+        self.budget_tokens += self.tokens.get(victim.request.id, 0)
+        self.free += self._holds(victim) - victim.shared_blocks
+        self.tokens.pop(victim.request.id, None)
         self.preempted[victim.request.id] = Preemption(victim.request.id, "out of blocks")
+        held = sum(self._holds(survivor) for survivor in self._survivors)
+        self.free = max(self.free, self.blocks.total - held)
+
+    def _holds(self, live: Live) -> int:
+        """Blocks that a running request holds after this step, as far as it is planned."""
+        take = self.tokens.get(live.request.id, 0)
+        return max(live.held_blocks, self.blocks.to_hold(live.cached_tokens + take))

@@ -1,0 +1,326 @@
+"""The core loop of one replica: a plan is asked for, carried out, and turned into news.
+
+Synchronous and for one thread only. Each step: snapshot, plan, preempt, take blocks, compute,
+append what was drawn, end what is done. Blocks are given back on every way out.
+"""
+
+import logging
+from bisect import insort
+from collections.abc import Callable
+from collections.abc import Sequence as Sequence_
+
+from hfx.cache import BlockPool, PrefixChain
+from hfx.clock import Clock, MonotonicClock
+from hfx.request import FinishReason, Plan, Request
+from hfx.scheduler import StepPolicy
+
+from .batch import BlockTable, Executor, Sampled, StepBatch, build_batch
+from .delta import Delta
+from .detokenize import TextStream
+from .errors import EngineDead
+from .observe import EngineStats, StepObserver, StepRecord
+from .sequence import Sequence
+from .view import View
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STEPS = 3  # in a row: then it is the engine that is broken, not the requests
+
+
+class Engine:
+    """Requests in, deltas out, one step at a time.
+
+    `decode(token_ids, skip_special_tokens)` turns tokens into text. A request without a seed gets
+    one from `seed` and its place in the order of arrival, so a rerun gives the same text.
+
+    Raises:
+        ValueError: the pool can't hold one sequence of `max_model_len` tokens.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        policy: StepPolicy,
+        pool: BlockPool,
+        decode: Callable[[Sequence_[int], bool], str],
+        *,
+        max_model_len: int,
+        eos_token_ids: Sequence_[int] = (),
+        clock: Clock | None = None,
+        seed: int = 0,
+    ) -> None:
+        if pool.total * pool.block_tokens < max_model_len:
+            raise ValueError(
+                f"{pool.total} blocks of {pool.block_tokens} tokens can't hold one sequence of "
+                f"max_model_len {max_model_len} tokens: give the cache more memory, or lower it"
+            )
+        self.max_model_len = max_model_len
+        self.pool = pool
+        self.clock = clock or MonotonicClock()
+        self._executor = executor
+        self._policy = policy
+        self._decode = decode
+        self._eos = frozenset(eos_token_ids)
+        self._seed = seed
+        self._arrivals = 0
+        self._table = BlockTable(16, pool.blocks_for(max_model_len))
+        self._live: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []  # both in order of arrival
+        self._waiting: list[Sequence] = []
+        self._observers: list[StepObserver] = []
+        self._steps = self._preemptions = self._failed_steps = self._failed_in_a_row = 0
+        self._query_tokens = self._hit_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is running or waiting."""
+        return bool(self._live)
+
+    @property
+    def steps(self) -> int:
+        """Steps carried out so far."""
+        return self._steps
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold no blocks yet, or no longer."""
+        return len(self._waiting)
+
+    def add_observer(self, observer: StepObserver) -> None:
+        """Tell an observer about every step and every end from now on."""
+        self._observers.append(observer)
+
+    def check_fits(self, request: Request) -> None:
+        """Refuse a prompt that leaves no room for output; safe from any thread.
+
+        Raises:
+            ValueError: the prompt is too long; the message names its tokens and the limit.
+        """
+        if request.prompt_tokens >= self.max_model_len:
+            raise ValueError(
+                f"the prompt has {request.prompt_tokens} tokens: the model's context of "
+                f"{self.max_model_len} tokens must hold it and at least 1 output token; shorten "
+                f"the prompt to {self.max_model_len - 1} tokens, or serve with a larger "
+                "max_model_len"
+            )
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its turn. Its `max_tokens` is cut to what the context allows.
+
+        Raises:
+            ValueError: its prompt is too long, or a live request has the same id.
+        """
+        self.check_fits(request)
+        if request.id in self._live:
+            raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
+        sequence = self._sequence(request)
+        self._live[request.id] = sequence
+        insort(self._waiting, sequence, key=lambda waiting: waiting.order)
+
+    def abort(self, request_id: str) -> Delta | None:
+        """End a request now, wherever it is; None if it has ended already."""
+        sequence = self._live.get(request_id)
+        return None if sequence is None else self._end(sequence, FinishReason.ABORT)
+
+    def step(self) -> list[Delta]:
+        """Carry out one step; news of every request that got a token or ended.
+
+        Raises:
+            EngineDead: one step too many in a row has failed.
+        """
+        started_s = self.clock.now_s()
+        view = View(self._running, self._waiting, self.pool, started_s)
+        plan = self._policy.plan(view.snapshot)
+        for preemption in plan.preempt:
+            self._preempt(self._live[preemption.request_id], preemption.reason)
+        fresh = self._start(plan, view, started_s)
+        batch, steps = self._batch(plan)
+        if not steps:
+            return []
+        try:
+            sampled = self._executor.execute(batch).sampled
+        except Exception as error:
+            return self._fail([sequence for sequence, _ in steps], error)
+        self._failed_in_a_row = 0
+        now_s = self.clock.now_s()
+        deltas = self._advance(steps, sampled, now_s)
+        self._record(batch, plan, fresh, started_s, now_s)
+        return deltas
+
+    def stats(self) -> EngineStats:
+        """Counts as they are between two steps."""
+        return EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            free_blocks=self.pool.available,
+            idle_blocks=self.pool.idle,
+            total_blocks=self.pool.total,
+            block_tokens=self.pool.block_tokens,
+            steps=self._steps,
+            preemptions=self._preemptions,
+            failed_steps=self._failed_steps,
+            prefix_query_tokens=self._query_tokens,
+            prefix_hit_tokens=self._hit_tokens,
+        )
+
+    def check(self) -> None:
+        """Assert that blocks and sequences agree; for tests."""
+        self.pool.check()
+        held = {block for sequence in self._running for block in sequence.holding.blocks}
+        assert len(held) == self.pool.total - self.pool.available
+        assert not any(sequence.holding.blocks for sequence in self._waiting)
+        assert len(self._live) == len(self._running) + len(self._waiting)
+
+    def _sequence(self, request: Request) -> Sequence:
+        self._arrivals += 1
+        sampling = request.sampling
+        arrival_s = request.arrival_s or self.clock.now_s()
+        seed = sampling.seed
+        return Sequence(
+            request,
+            order=(arrival_s, self._arrivals),
+            max_tokens=min(sampling.max_tokens, self.max_model_len - request.prompt_tokens),
+            seed=f"{self._seed}+{self._arrivals}" if seed is None else str(seed),
+            eos_token_ids=self._eos,
+            chain=PrefixChain(self.pool.block_tokens, request.cache_salt),
+            text=TextStream(self._decode, sampling, request.prompt_token_ids),
+        )
+
+    def _preempt(self, sequence: Sequence, reason: str) -> None:
+        """Take a running sequence's blocks; it waits again, tokens kept, in order of arrival."""
+        logger.debug("request %s is preempted: %s", sequence.id, reason)
+        self._leave(sequence)
+        sequence.preemptions += 1
+        self._preemptions += 1
+        insort(self._waiting, sequence, key=lambda waiting: waiting.order)
+
+    def _start(self, plan: Plan, view: View, now_s: float) -> list[Sequence]:
+        """Start the waiting sequences that the plan names; those that run for the first time."""
+        starting = [s for s in self._waiting if s.id in plan.tokens]
+        for sequence in starting:
+            hit = view.hit(sequence)
+            self.pool.take(sequence.holding, hit)
+            sequence.kept_blocks = len(hit.blocks)
+            sequence.cached_tokens = len(hit.blocks) * self.pool.block_tokens
+            sequence.table_row = self._table.open_row(hit.blocks)
+            self._waiting.remove(sequence)
+            insort(self._running, sequence, key=lambda running: running.order)
+        fresh = [sequence for sequence in starting if sequence.scheduled_s is None]
+        for sequence in fresh:
+            sequence.scheduled_s = now_s
+            sequence.hit_tokens = sequence.cached_tokens
+        return fresh
+
+    def _batch(self, plan: Plan) -> tuple[StepBatch, list[tuple[Sequence, int]]]:
+        """Take the blocks that the plan's tokens need, and lay the step out."""
+        steps = [(s, plan.tokens[s.id]) for s in self._running if s.id in plan.tokens]
+        assert len(steps) == len(plan.tokens), "the plan names a request that can't run"
+        for sequence, count in steps:
+            cached = sequence.cached_tokens
+            assert 1 <= count <= len(sequence.token_ids) - cached, "the plan's tokens don't fit"
+            held = len(sequence.holding.blocks)
+            blocks = self.pool.grow(sequence.holding, self.pool.blocks_for(cached + count) - held)
+            if blocks:
+                self._table.append(sequence.table_row, held, blocks)
+        return build_batch(steps, self._table), steps
+
+    def _advance(
+        self, steps: list[tuple[Sequence, int]], sampled: Sequence_[Sampled], now_s: float
+    ) -> list[Delta]:
+        deltas: list[Delta] = []
+        results = iter(sampled)
+        for sequence, count in steps:
+            sequence.cached_tokens += count
+            if sequence.cached_tokens < len(sequence.token_ids):
+                self._keep_full_blocks(sequence)
+                continue
+            deltas.append(self._take(sequence, next(results), now_s))
+        return deltas
+
+    def _take(self, sequence: Sequence, sampled: Sampled, now_s: float) -> Delta:
+        """Append what was drawn for a sequence, and end it if that was its last."""
+        if sampled.error is not None:
+            self.pool.forget(sequence.holding)
+            return self._end(sequence, FinishReason.ERROR, sampled.error)
+        self._keep_full_blocks(sequence)
+        text = sequence.append(sampled.token_id, now_s)
+        logprobs = None if sampled.logprob is None else (sampled.logprob,)
+        delta = sequence.delta((sampled.token_id,), text, logprobs)
+        if sequence.is_finished:
+            self._drop(sequence, delta)
+        return delta
+
+    def _keep_full_blocks(self, sequence: Sequence) -> None:
+        full = sequence.cached_tokens // self.pool.block_tokens
+        if full > sequence.kept_blocks and self.pool.prefix_caching:
+            names = sequence.chain.extend(sequence.token_ids)
+            for index in range(sequence.kept_blocks, full):
+                self.pool.keep(sequence.holding, index, names[index])
+            sequence.kept_blocks = full
+
+    def _fail(self, sequences: list[Sequence], error: Exception) -> list[Delta]:
+        """End the sequences of a step that failed; what it wrote may be found by nobody."""
+        logger.exception("a step of %d requests failed", len(sequences))
+        self._failed_steps += 1
+        self._failed_in_a_row += 1
+        reason = f"{type(error).__name__}: {error}"
+        for sequence in sequences:
+            self.pool.forget(sequence.holding)
+        deltas = [self._end(sequence, FinishReason.ERROR, reason) for sequence in sequences]
+        if self._failed_in_a_row >= MAX_FAILED_STEPS:
+            raise EngineDead(f"{MAX_FAILED_STEPS} steps in a row failed, the last by {reason}")
+        return deltas
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> Delta:
+        sequence.end(reason, error)
+        delta = sequence.delta(text=sequence.text.flush())
+        self._drop(sequence, delta)
+        return delta
+
+    def _drop(self, sequence: Sequence, last: Delta) -> None:
+        """Forget a sequence that has ended, and say so."""
+        if sequence.table_row >= 0:
+            self._leave(sequence)
+        else:
+            self._waiting.remove(sequence)
+        del self._live[sequence.id]
+        self._tell(lambda observer: observer.on_finish(last))
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a sequence out of the running ones, its blocks back into the pool."""
+        self._running.remove(sequence)
+        self._table.close_row(sequence.table_row)
+        self.pool.release(sequence.holding)
+        sequence.table_row = -1
+        sequence.cached_tokens = sequence.kept_blocks = 0
+
+    def _record(
+        self, batch: StepBatch, plan: Plan, fresh: list[Sequence], started_s: float, now_s: float
+    ) -> None:
+        query_tokens = sum(sequence.request.prompt_tokens for sequence in fresh)
+        hit_tokens = sum(sequence.hit_tokens for sequence in fresh)
+        self._steps += 1
+        self._query_tokens += query_tokens
+        self._hit_tokens += hit_tokens
+        record = StepRecord(
+            started_s=started_s,
+            duration_s=now_s - started_s,
+            mix=batch.mix,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            free_blocks=self.pool.available,
+            total_blocks=self.pool.total,
+            preempted=len(plan.preempt),
+            prefix_query_tokens=query_tokens,
+            prefix_hit_tokens=hit_tokens,
+        )
+        self._tell(lambda observer: observer.on_step(record))
+
+    def _tell(self, news: Callable[[StepObserver], None]) -> None:
+        """Tell every observer; one that fails is heard of in the log, and told nothing more."""
+        for observer in self._observers.copy():
+            try:
+                news(observer)
+            except Exception:
+                logger.exception("observer %r failed and is told nothing more", observer)
+                self._observers.remove(observer)

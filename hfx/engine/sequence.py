@@ -1,0 +1,137 @@
+"""The state of one request in an engine: its tokens, the blocks it holds, the text so far.
+
+Sizes are tokens. A sequence runs (holds blocks and a table row) or waits (holds none).
+"""
+
+from array import array
+
+from hfx.cache import Holding, PrefixChain
+from hfx.request import FinishReason, Request
+
+from .delta import Delta, RequestTimes, TokenLogprob
+from .detokenize import TextStream
+from .draw import Draw, TokenCounts, has_penalties
+
+
+class Sequence:
+    """One request on its way: changed by its engine only.
+
+    `token_ids` is prompt and output; `cached_tokens` of them have keys and values in the cache.
+    `order` sorts by arrival. `eos_token_ids` end the output unless the request ignores them.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        order: tuple[float, int],
+        max_tokens: int,
+        seed: str,
+        eos_token_ids: frozenset[int],
+        chain: PrefixChain,
+        text: TextStream,
+    ) -> None:
+        sampling = request.sampling
+        self.request = request
+        self.order = order
+        self.max_tokens = max_tokens
+        self.token_ids = array("i", request.prompt_token_ids)
+        self.cached_tokens = 0
+        self.chain = chain
+        self.holding = Holding()
+        self.kept_blocks = 0
+        self.table_row = -1
+        self.text = text
+        self.preemptions = 0
+        self.hit_tokens = 0  # of the prompt, when it first ran
+        self.scheduled_s: float | None = None
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self.error: str | None = None
+        self._seed = seed
+        self._eos = frozenset[int]() if sampling.ignore_eos else eos_token_ids
+        self._enders = self._eos | frozenset(sampling.stop_token_ids)
+        self._counts: TokenCounts | None = None
+        if has_penalties(sampling):
+            self._counts = TokenCounts(frozenset(request.prompt_token_ids))
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.token_ids) - self.request.prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def draw(self) -> Draw:
+        """How its next token is to be chosen."""
+        index = self.output_tokens
+        too_early = index < self.request.sampling.min_tokens
+        return Draw(
+            self.request.sampling,
+            self._seed,
+            index,
+            tuple(self._enders) if too_early else (),
+            self._counts,
+        )
+
+    def append(self, token_id: int, now_s: float) -> str:
+        """Take the token that was drawn; the text to show because of it, and maybe the end."""
+        self.token_ids.append(token_id)
+        self.last_token_s = now_s
+        if self.first_token_s is None:
+            self.first_token_s = now_s
+        if self._counts is not None:
+            self._counts.output[token_id] += 1
+        if self.output_tokens >= self.request.sampling.min_tokens and token_id in self._enders:
+            return self._end_with_token(token_id)
+        shown = self.text.push(token_id, self.output_tokens)
+        if self.text.stopped_by is not None:
+            self.finish_reason, self.stop_reason = FinishReason.STOP, self.text.stopped_by
+        elif self.output_tokens >= self.max_tokens:
+            self.finish_reason = FinishReason.LENGTH
+            shown += self.text.flush()
+        return shown
+
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        """End from outside: aborted, or failed."""
+        self.finish_reason = reason
+        self.error = error
+
+    def delta(
+        self,
+        token_ids: tuple[int, ...] = (),
+        text: str = "",
+        logprobs: tuple[TokenLogprob, ...] | None = None,
+    ) -> Delta:
+        """News of this sequence, with its totals as they are now."""
+        return Delta(
+            self.request.id,
+            token_ids,
+            text,
+            logprobs,
+            self.finish_reason,
+            self.stop_reason,
+            self.request.prompt_tokens,
+            self.output_tokens,
+            self.hit_tokens,
+            RequestTimes(self.order[0], self.scheduled_s, self.first_token_s, self.last_token_s),
+            self.preemptions,
+            self.error,
+        )
+
+    def _end_with_token(self, token_id: int) -> str:
+        self.finish_reason = FinishReason.STOP
+        shown = ""
+        if token_id not in self._eos:
+            self.stop_reason = token_id
+            if self.request.sampling.include_stop_str_in_output:
+                shown = self.text.push(token_id, self.output_tokens)
+                self.stop_reason = self.text.stopped_by or token_id
+        return shown + self.text.flush()
