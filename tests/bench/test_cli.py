@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hfx.bench.cli import main
+
+UNREACHABLE = "http://127.0.0.1:9"  # the discard port: nothing listens there
+
+
+def one_line(capsys) -> str:
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def arguments(server, *more: str) -> list[str]:
+    return ["--base-url", server.base_url, "--num-prompts", "4", "--disable-tqdm", *more]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--goodput", "ttft=200"], "METRIC:MILLISECONDS"),
+        (["--goodput", "itl:5"], "ttft, tpot, e2el"),
+        (["--goodput", "ttft:-1"], "not above 0"),
+        (["--request-rate", "0"], "not above 0"),
+        (["--request-rate", "fast"], "no number"),
+        (["--num-prompts", "0"], "at least 1"),
+        (["--metric-percentiles", "101"], "from 0 to 100"),
+        (["--percentile-metrics", "speed"], "none of ttft"),
+        (["--extra-body", "[1]"], "no JSON object"),
+        (["--header", "nothing"], "NAME=VALUE"),
+        (["--backend", "grpc"], "invalid choice"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_status_2(capsys, argv, said):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+
+    assert exit_.value.code == 2
+    assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "can't reach http://127.0.0.1:9"),
+        (["--ramp-up-strategy", "linear"], "--ramp-up-start-rps"),
+        (["--ramp-up-start-rps", "1"], "--ramp-up-strategy"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(capsys, argv, said):
+    assert main(["--base-url", UNREACHABLE, *argv]) == 2
+    assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--random-range-ratio", "1"], "range_ratio is 1.0"),
+        (["--dataset-name", "custom"], "needs --dataset-path"),
+        (["--dataset-name", "custom", "--dataset-path", "/none.jsonl"], "/none.jsonl"),
+        (["--tokenizer", "/none"], "--tokenizer /none"),
+    ],
+)
+def test_bad_input_that_is_read_late_is_one_line_too(scripted, capsys, argv, said):
+    assert main(arguments(scripted, *argv)) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_refused_first_request_ends_before_the_load(scripted, capsys):
+    scripted.status, scripted.pieces = 404, [b'{"error": {"message": "no model called x"}}']
+
+    assert main(arguments(scripted, "--model", "x")) == 2
+    assert "no model called x" in one_line(capsys)
+    assert len(scripted.bodies) == 1
+
+
+def test_a_server_that_is_still_loading_is_waited_for(scripted, capsys):
+    scripted.say("a")
+    scripted.not_ready_answers = 1
+
+    assert main(arguments(scripted)) == 2
+    assert "HTTP 503" in one_line(capsys)
+
+    scripted.not_ready_answers = 1
+    assert main(arguments(scripted, "--ready-check-timeout-sec", "20")) == 0
+
+
+def test_both_files_hold_what_the_table_shows(scripted, capsys, tmp_path):
+    scripted.say("a", "b", usage=(5, 2))
+    argv = ["--random-input-len", "5", "--goodput", "ttft:60000", "--save-detailed"]
+    argv += ["--result-dir", str(tmp_path), "--result-filename", "r.json"]
+    argv += ["--json", str(tmp_path / "new" / "record.json"), "--metadata", "tier=a"]
+
+    assert main(arguments(scripted, *argv)) == 0
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    record = json.loads((tmp_path / "new" / "record.json").read_text())
+    shown = capsys.readouterr().out
+    assert result["completed"] == record["summary"]["completed"] == len(record["rows"]) == 4
+    assert result["output_lens"] == [row["output_tokens"] for row in record["rows"]] == [2] * 4
+    assert (result["request_rate"], result["tier"]) == ("inf", "a")
+    assert record["machine"]["cores"] >= 1
+    assert "All targets kept:" in shown and "100.0%" in shown
+
+
+def test_save_result_alone_leaves_the_lists_per_request_out(scripted, tmp_path):
+    scripted.say("a")
+
+    main(arguments(scripted, "--save-result", "--result-dir", str(tmp_path)))
+
+    (path,) = tmp_path.glob("openai-infqps-scripted-*.json")
+    assert "ttfts" not in json.loads(path.read_text())
+
+
+def test_the_servers_vocabulary_makes_exact_prompts_and_the_first_request_is_none_of_them(scripted):
+    scripted.say("a")
+    scripted.vocabulary = list(range(50, 90))
+
+    main(arguments(scripted, "--random-input-len", "6"))
+
+    prompts = [body["prompt"] for body in scripted.bodies[1:]]
+    assert [len(prompt) for prompt in prompts] == [6] * 4
+    assert {id_ for prompt in prompts for id_ in prompt} <= set(range(50, 90))
+
+
+def test_a_count_that_differs_from_the_aim_is_said(scripted, capsys):
+    scripted.say("a", usage=(7, 1))
+
+    main(arguments(scripted, "--random-input-len", "5"))
+
+    assert "counted 28 input tokens; 20 were aimed for" in capsys.readouterr().out
+
+
+def test_all_failing_is_status_1_with_the_errors_counted(scripted, capsys, monkeypatch):
+    async def pass_once(session, target):
+        return None
+
+    monkeypatch.setattr("hfx.bench.cli.try_once", pass_once)
+    scripted.status, scripted.pieces = 500, [b"broken"]
+
+    assert main(arguments(scripted)) == 1
+    assert "failed 4 x: HTTP 500: broken" in capsys.readouterr().out
+
+
+def test_importing_the_bench_needs_neither_torch_nor_the_engine():
+    code = (
+        "import sys, hfx.bench.cli;"
+        "print([name for name in sys.modules if name == 'torch' or name.startswith('hfx.engine')])"
+    )
+
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert shown.stdout.strip() == "[]"
