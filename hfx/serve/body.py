@@ -1,0 +1,44 @@
+"""Reading request bodies: bytes to JSON to a checked model, with errors that say where and why."""
+
+from typing import TypeVar
+
+import orjson
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from .errors import ApiError, from_validation
+from .protocol import Body
+
+B = TypeVar("B", bound=Body)
+
+_JSON_TYPES = ("application/json", "")
+
+
+async def read(request: Request, model: type[B]) -> B:
+    """The request's body as `model`.
+
+    Raises:
+        ApiError: 415 for another content type, 400 for anything but a valid body.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind not in _JSON_TYPES and not kind.endswith("+json"):
+        raise ApiError(
+            415, f"content-type is {kind}: send JSON with 'Content-Type: application/json'"
+        )
+    return parse(await request.body(), model)
+
+
+def parse(raw: bytes, model: type[B]) -> B:
+    """Bytes as `model`.
+
+    Raises:
+        ApiError: 400 with the position of a JSON error, or the field at fault.
+    """
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise from_validation(error) from None

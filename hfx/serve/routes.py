@@ -1,0 +1,227 @@
+"""The endpoints. Bodies are read by hand, so that every error has one form; `/docs` lists them."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+import hfx
+
+from . import convert, metrics, protocol, replies
+from .body import read
+from .errors import ApiError, bad_field, not_found
+from .generation import Ask, Generation
+from .site import Model, Site, site_of
+
+router = APIRouter()
+
+
+def json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(document), status, headers, "application/json")
+
+
+def takes(model: type[protocol.Body], example: dict[str, Any]) -> dict[str, Any]:
+    """How OpenAPI describes the body that a route reads by hand."""
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": reference, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def gives(model: type[BaseModel], *errors: int) -> dict[int | str, dict[str, Any]]:
+    """How OpenAPI describes a route's answers."""
+    described: dict[int | str, dict[str, Any]] = {200: {"model": model, "description": "Done."}}
+    for code in errors:
+        described[code] = {"model": replies.ErrorReply, "description": _WHY[code]}
+    return described
+
+
+_WHY = {
+    400: "A field is wrong; `param` names it.",
+    401: "The API key is missing or wrong.",
+    404: "No such model.",
+    413: "The body is too large.",
+    429: "The queue is full; `Retry-After` says when to come back.",
+    503: "Loading, draining or dead.",
+}
+_INFERENCE = (400, 401, 404, 413, 429, 503)
+
+
+@router.post(
+    "/v1/chat/completions",
+    tags=["inference"],
+    summary="Answer a conversation",
+    openapi_extra=takes(
+        protocol.ChatCompletionRequest,
+        {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+    ),
+    responses=gives(replies.ChatCompletion, *_INFERENCE),
+)
+async def chat_completions(request: Request) -> Response:
+    site = site_of(request)
+    model = site.admitted()
+    body = await read(request, protocol.ChatCompletionRequest)
+    prepare = partial(model.ask_chat, request.scope["request_id"], body)
+    return _generation(site, model, prepare)
+
+
+@router.post(
+    "/v1/completions",
+    tags=["inference"],
+    summary="Continue a text",
+    openapi_extra=takes(
+        protocol.CompletionRequest, {"prompt": "Once upon a time", "max_tokens": 32}
+    ),
+    responses=gives(replies.Completion, *_INFERENCE),
+)
+async def completions(request: Request) -> Response:
+    site = site_of(request)
+    model = site.admitted()
+    body = await read(request, protocol.CompletionRequest)
+    prepare = partial(model.ask_completion, request.scope["request_id"], body)
+    return _generation(site, model, prepare)
+
+
+def _generation(site: Site, model: Model, prepare: Callable[[], Awaitable[Ask]]) -> Generation:
+    keep_alive_s = site.http.sse_keep_alive_s
+    return Generation(prepare, model.engine, model.metrics, site.lifecycle, keep_alive_s)
+
+
+@router.post(
+    "/tokenize",
+    tags=["inference"],
+    summary="Text or conversation to token ids",
+    openapi_extra=takes(protocol.TokenizeRequest, {"prompt": "Hello world"}),
+    responses=gives(replies.Tokenized, *_INFERENCE),
+)
+async def tokenize(request: Request) -> Response:
+    model = site_of(request).admitted()
+    body = await read(request, protocol.TokenizeRequest)
+    convert.check_model(body.model, model.served)
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_field("prompt", "give either prompt or messages, and not both")
+    if body.messages is not None:
+        tokens = await model.prompts.conversation(body.messages, body)
+    else:
+        tokens = await model.prompts.text(body.prompt or "", body)
+    texts = [model.tokenizer.token_text(token) for token in tokens]
+    return json(
+        {
+            "tokens": tokens,
+            "count": len(tokens),
+            "max_model_len": model.served.max_model_len,
+            "token_strs": texts if body.return_token_strs else None,
+        }
+    )
+
+
+@router.post(
+    "/detokenize",
+    tags=["inference"],
+    summary="Token ids to text",
+    openapi_extra=takes(protocol.DetokenizeRequest, {"tokens": [19556, 905]}),
+    responses=gives(replies.Detokenized, *_INFERENCE),
+)
+async def detokenize(request: Request) -> Response:
+    model = site_of(request).admitted()
+    body = await read(request, protocol.DetokenizeRequest)
+    convert.check_model(body.model, model.served)
+    return json({"prompt": await model.prompts.detokenized(body.tokens)})
+
+
+@router.get(
+    "/v1/models",
+    tags=["models"],
+    summary="The served models",
+    responses=gives(replies.ModelList, 401, 503),
+)
+async def models(request: Request) -> Response:
+    return json({"object": "list", "data": _cards(site_of(request))})
+
+
+@router.get(
+    "/v1/models/{model_id:path}",
+    tags=["models"],
+    summary="One served model",
+    responses=gives(replies.ModelCard, 401, 404, 503),
+)
+async def model_card(request: Request, model_id: str) -> Response:
+    cards = {card["id"]: card for card in _cards(site_of(request))}
+    if model_id not in cards:
+        raise not_found(model_id, tuple(cards))
+    return json(cards[model_id])
+
+
+def _cards(site: Site) -> list[dict[str, Any]]:
+    if site.model is None:
+        site.lifecycle.admit()
+    assert site.model is not None
+    model = site.model
+    return [
+        replies.ModelCard(
+            id=name,
+            created=model.created,
+            root=model.source,
+            max_model_len=model.served.max_model_len,
+        ).model_dump()
+        for name in model.served.names
+    ]
+
+
+@router.get(
+    "/health", tags=["operation"], summary="Is the process able to live on?",
+    responses=gives(replies.Status, 503),
+)  # fmt: skip
+async def health(request: Request) -> Response:
+    dead = site_of(request).state() == "dead"
+    return json({"status": "dead" if dead else "ok"}, 503 if dead else 200)
+
+
+@router.get(
+    "/ping", tags=["operation"], summary="The same as /health",
+    responses=gives(replies.Status, 503),
+)  # fmt: skip
+async def ping(request: Request) -> Response:
+    return await health(request)
+
+
+@router.get(
+    "/ready", tags=["operation"], summary="Does it take inference requests now?",
+    responses=gives(replies.Status, 503),
+)  # fmt: skip
+async def ready(request: Request) -> Response:
+    site = site_of(request)
+    state = site.state()
+    if state == "ready":
+        return json({"status": "ok", "phase": None})
+    phase = site.lifecycle.phase if state == "loading" else None
+    return json({"status": state, "phase": phase}, 503, {"retry-after": "1"})
+
+
+@router.get(
+    "/version", tags=["operation"], summary="Version of hfx", responses=gives(replies.Version)
+)
+async def version() -> Response:
+    return json({"version": hfx.__version__})
+
+
+@router.get(
+    "/metrics",
+    tags=["operation"],
+    summary="Prometheus metrics",
+    responses={200: {"content": {"text/plain": {}}, "description": "The exposition format."}},
+)
+async def exposition(request: Request) -> Response:
+    text = site_of(request).metrics.text()
+    return Response(text, media_type=metrics.CONTENT_TYPE)
+
+
+async def refuse(_: Request, error: Exception) -> Response:
+    """An `ApiError` as a response."""
+    assert isinstance(error, ApiError)
+    return Response(error.body, error.status, error.headers, "application/json")

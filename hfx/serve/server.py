@@ -1,0 +1,247 @@
+"""The server's life: listen, load, serve, drain. The exit code is 0 after a clean drain, 2 for
+what the user can mend, 1 for our defects and forced ends."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from hfx.config import HttpConfig, ServeConfig
+from hfx.engine import AsyncEngine
+
+from .app import application
+from .convert import Served
+from .metrics import EngineMetrics, HttpMetrics
+from .middleware import KNOWN_PATHS
+from .prompts import Prompts
+from .settings import Settings
+from .site import Model, Site
+from .start import Phases, configuration, greeting
+
+log = logging.getLogger("hfx.serve")
+
+CONNECTIONS_BACKLOG = 2048
+# What loading raises for files, settings and machines that don't fit together.
+_MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
+FLUSH_S = 5.0  # what aborted answers get to write their last event
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code."""
+    http = settings.config.http
+    logging.basicConfig(
+        level=http.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    phases = Phases()
+    try:
+        listener = listen(http)
+    except OSError as error:
+        print(f"hfx: {_why_not(http, error)}", file=sys.stderr)
+        return 2
+    print(configuration(settings), flush=True)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Life(settings.config, listener, phases).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def listen(http: HttpConfig) -> socket.socket:
+    """A listening socket, so that /health answers while the model loads.
+
+    Raises:
+        OSError: the address can't be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(CONNECTIONS_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _why_not(http: HttpConfig, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {http.port} of {http.host} is in use: choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {http.port} needs more rights: choose one above 1023 with --port"
+    return f"can't listen on {http.host} port {http.port}: {error.strerror}"
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: draining comes before its shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Life:
+    """One run of the server, from the open socket to the exit code."""
+
+    def __init__(self, config: ServeConfig, listener: socket.socket, phases: Phases) -> None:
+        self._config = config
+        self._listener = listener
+        self._phases = phases
+        self._site = Site(config.http, HttpMetrics(KNOWN_PATHS))
+        self._signals = 0
+        self._stop = asyncio.Event()
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                application(self._site),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(FLUSH_S),
+            )
+        )
+
+    async def run(self) -> int:
+        """Serve; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        answering = asyncio.ensure_future(self._uvicorn.serve([self._listener]))
+        code = await self._load()
+        if code is None:
+            await self._stop.wait()
+            await self._drain()
+            code = 0
+        self._uvicorn.should_exit = True
+        await answering
+        if self._site.model is not None:
+            self._site.model.engine.close()
+        return code
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+        if self._site.lifecycle.state == "loading":
+            print("hfx: stopped while loading", file=sys.stderr, flush=True)
+            os._exit(0)  # a load can't be interrupted, and nothing is lost with it
+        if self._signals > 1:
+            print("hfx: second signal: stopping at once", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    async def _load(self) -> int | None:
+        """Load the model; returns an exit code if that fails."""
+        try:
+            engine = await in_thread(self._launch)
+        except _MENDABLE as error:
+            log.debug("loading failed", exc_info=error)
+            reason = " ".join(str(error).split())
+            print(f"hfx: can't serve {self._named}: {reason}", file=sys.stderr, flush=True)
+            return 2
+        except Exception:
+            log.exception("loading %s failed", self._named)
+            return 1
+        self._open(engine)
+        return None
+
+    def _launch(self) -> AsyncEngine:
+        self._phases.enter("engine")
+        return AsyncEngine.launch(self._config.engine, progress=self._progress)
+
+    @property
+    def _named(self) -> str:
+        return self._config.engine.model.model or "the bundled model"
+
+    def _progress(self, phase: str, fraction: float) -> None:
+        self._phases.enter(phase)
+        self._site.lifecycle.phase = f"{phase} {fraction:.0%}" if fraction else phase
+
+    def _open(self, engine: AsyncEngine) -> None:
+        """Take requests from now on."""
+        model = _model(self._site, self._config, engine)
+        self._site.model = model
+        self._phases.enter("ready")
+        self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
+        self._site.lifecycle.state = "ready"
+        host, port = self._listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+        print(greeting(f"http://{shown}:{port}", model.served.names[0], self._phases), flush=True)
+
+    async def _drain(self) -> None:
+        """Refuse new requests, let those under way end, abort what outlasts the timeout."""
+        lifecycle, timeout_s = self._site.lifecycle, self._config.http.shutdown_timeout_s
+        lifecycle.state = "draining"
+        print(
+            f"draining: {lifecycle.active} requests under way get up to {timeout_s:g} s; "
+            "a second signal stops at once",
+            flush=True,
+        )
+        assert self._site.model is not None
+        await self._site.model.engine.drain(timeout_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(lifecycle.idle.wait(), FLUSH_S)
+        print("stopped", flush=True)
+
+
+def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
+    loaded = engine.model
+    names = config.engine.model.served_model_name or (loaded.name,)
+    served = Served(names, engine.max_model_len, loaded.spec.vocabulary, loaded.generation)
+    stats = engine.stats()
+    engine_metrics = EngineMetrics(
+        site.metrics.registry,
+        model_name=names[0],
+        stats=engine.stats,
+        cache={
+            "block_size": str(stats.block_tokens),
+            "num_gpu_blocks": str(stats.total_blocks),
+            "enable_prefix_caching": str(config.engine.cache.enable_prefix_caching),
+        },
+    )
+    engine.add_observer(engine_metrics)
+    prompts = Prompts(loaded.tokenizer, loaded.chat, served)
+    return Model(
+        engine,
+        served,
+        loaded.tokenizer,
+        prompts,
+        engine_metrics,
+        str(loaded.source),
+        int(time.time()),
+    )
+
+
+async def in_thread(work: Callable[[], AsyncEngine]) -> AsyncEngine:
+    """Run `work` in a daemon thread, which can't hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[AsyncEngine] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            loop.call_soon_threadsafe(done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=run, name="hfx-load", daemon=True).start()
+    return await done

@@ -1,0 +1,76 @@
+"""Deltas of one HTTP request's generations, merged as they come; closing them aborts the work."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from hfx.engine.async_engine import AsyncEngine
+from hfx.engine.delta import Delta
+from hfx.engine.stream import DeltaStream
+from hfx.request import Request
+
+Event = tuple[int, Delta]  # which request, by its place, and what is new
+
+
+class Deltas:
+    """Iterates over the news of all `requests` until each has ended.
+
+    A context: leaving it aborts what has not ended.
+
+    Raises:
+        EngineError, ValueError: the engine refuses one of them; then it has none of them.
+    """
+
+    def __init__(self, engine: AsyncEngine, requests: Sequence[Request]) -> None:
+        self._streams: list[DeltaStream] = []
+        try:
+            for request in requests:
+                self._streams.append(engine.generate(request))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Deltas":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Abort every request that has not ended."""
+        for stream in self._streams:
+            stream.close()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        if len(self._streams) > 1:
+            async for event in _merged(self._streams):
+                yield event
+            return
+        async for delta in self._streams[0]:
+            yield 0, delta
+
+
+async def _merged(streams: Sequence[DeltaStream]) -> AsyncIterator[Event]:
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+
+    async def pump(place: int, stream: DeltaStream) -> None:
+        try:
+            async for delta in stream:
+                queue.put_nowait((place, delta))
+            queue.put_nowait(None)
+        except Exception as error:  # raised again by the reader of the queue
+            queue.put_nowait(error)
+
+    pumps = [asyncio.ensure_future(pump(*item)) for item in enumerate(streams)]
+    try:
+        running = len(pumps)
+        while running:
+            event = await queue.get()
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                running -= 1
+            else:
+                yield event
+    finally:
+        for task in pumps:
+            task.cancel()
