@@ -39,7 +39,7 @@ def continue_greedily(model: Any, prompt_token_ids: list[int], eos: int) -> dict
 
 
 def write(path: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """One JSON object with one completion a line, so that a change shows as the lines it touches."""
+    """One JSON object with one completion a line, so that a change shows where it is."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     body = json.dumps(head, indent=0)[:-2] + f',\n"completions": [\n{lines}\n]\n}}\n'
     path.write_text(body)

@@ -1,0 +1,81 @@
+"""A model's weights and words as they lie on disk, whatever the format.
+
+Tensors go by their Hugging Face names. Everything that can be refused is refused from headers,
+before memory is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from .chat import ChatTemplate
+from .generation import GenerationDefaults
+from .spec import DecoderSpec
+from .tokenizer import Tokenizer
+
+NAMED = 5  # tensor names that an error lists before it counts the rest
+
+
+class Checkpoint(Protocol):
+    """What the loader needs of a folder or file; opening one reads headers only."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or file."""
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """The decoder that its tensors make."""
+
+    def read(self, name: str, out_RC: torch.Tensor) -> None:
+        """Fill `out_RC` (two-dimensional, any floating type) with the tensor of that name.
+
+        Safe to call from several threads at once.
+        """
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    def chat_template(self, tokenizer: Tokenizer, override: str | None) -> ChatTemplate | None:
+        """Its chat template, or the one given instead, or None."""
+
+    def generation(self) -> GenerationDefaults:
+        """How its makers suggest to sample, and which tokens end an answer."""
+
+
+def check_tensors(
+    spec: DecoderSpec,
+    found: Mapping[str, tuple[int, ...]],
+    path: Path,
+    ignored: Collection[str] = (),
+) -> None:
+    """Compare what the headers list with what the decoder needs.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of another shape.
+    """
+    wanted = spec.tensor_shapes()
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} tensors are missing: {_listed(missing)}")
+    unexpected = [name for name in found if name not in wanted and name not in ignored]
+    if unexpected:
+        raise ValueError(
+            f"{path}: {len(unexpected)} tensors have no place in a {spec.architecture} decoder of "
+            f"{spec.layers} layers: {_listed(unexpected)}"
+        )
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {list(found[name])}; the configuration asks "
+                f"for {list(shape)}"
+            )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

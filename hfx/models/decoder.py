@@ -1,0 +1,187 @@
+"""The forward pass of a dense decoder, for every supported architecture: what differs is data.
+
+T new tokens of a step, R rows whose logits are wanted, D residual width, N query heads, M key-value
+heads, H head size, F feed-forward width, V vocabulary, P positions, R rotary columns of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hfx.kernels import AttentionSpec, KVCache, Operators, RaggedBatch, RopeStyle, rope_table
+
+from .spec import DecoderSpec
+
+STYLE: RopeStyle = (
+    "neox"  # of every checkpoint here: GGUF's rows are put back in this order at loading
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWeights:
+    """One layer; linears are packed by the operators that will use them, q, k and v as one."""
+
+    input_norm_D: torch.Tensor
+    qkv: Any
+    q_norm_H: torch.Tensor | None
+    k_norm_H: torch.Tensor | None
+    output: Any
+    ffn_norm_D: torch.Tensor
+    gate_up: Any
+    down: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderWeights:
+    """All weights of a decoder; `head` may share the embedding's numbers."""
+
+    embedding_VD: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm_D: torch.Tensor
+    head: Any
+
+
+class Decoder:
+    """A decoder on one device. Not reentrant: one forward at a time."""
+
+    def __init__(self, spec: DecoderSpec, weights: DecoderWeights, operators: Operators) -> None:
+        self.spec = spec
+        self.operators = operators
+        self.dtype = weights.embedding_VD.dtype
+        self.device = weights.embedding_VD.device
+        self._weights = weights
+        self._table_PR = position_table(spec).to(self.device)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token occupies in all layers."""
+        return 2 * self.spec.layers * self.spec.kv_width * self.dtype.itemsize
+
+    def attention_spec(self, page_tokens: int) -> AttentionSpec:
+        """What every layer asks of attention, with pages of so many tokens."""
+        return attention_spec(self.spec, self.dtype, page_tokens)
+
+    def allocate_caches(self, pages: int, page_tokens: int) -> list[KVCache]:
+        """One cache a layer, contents undefined.
+
+        Raises:
+            ValueError: the operators' back end can't run attention of this shape.
+        """
+        spec = self.attention_spec(page_tokens)
+        return [self.operators.allocate_cache(spec, pages) for _ in range(self.spec.layers)]
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids_T: npt.NDArray[np.integer], batch: RaggedBatch, caches: Sequence[KVCache]
+    ) -> torch.Tensor:
+        """The normalised last hidden state of every new token, [T, D].
+
+        `token_ids_T` are the batch's new tokens, packed as it says; their keys and values are in
+        `caches` afterwards.
+        """
+        assert len(token_ids_T) == batch.tokens and len(caches) == self.spec.layers
+        assert batch.context_lens_S.max(initial=0) <= len(self._table_PR), batch.context_lens_S
+        norm, linear, eps = self.operators.rms_norm, self.operators.linear, self.spec.norm_eps
+        step = _Step(self, batch, caches[0].spec)
+        ids_T = torch.from_numpy(token_ids_T.astype(np.int64)).to(self.device)
+        update_TD = self._weights.embedding_VD.index_select(0, ids_T)
+        residual_TD, x_TD = torch.zeros_like(update_TD), torch.empty_like(update_TD)
+        for layer, cache in zip(self._weights.layers, caches, strict=True):
+            norm(update_TD, layer.input_norm_D, eps, residual_TD, out=x_TD)
+            linear(x_TD, layer.qkv, out=step.qkv)
+            step.attend(layer, cache)
+            linear(step.attended, layer.output, out=update_TD)
+            norm(update_TD, layer.ffn_norm_D, eps, residual_TD, out=x_TD)
+            linear(x_TD, layer.gate_up, out=step.gate_up)
+            self.operators.silu_mul(step.gate_up, out=step.ffn)
+            linear(step.ffn, layer.down, out=update_TD)
+        norm(update_TD, self._weights.final_norm_D, eps, residual_TD, out=x_TD)
+        return x_TD
+
+    @torch.inference_mode()
+    def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
+        """float32 [R, V] of the rows of `forward`'s result that are asked for."""
+        return self.operators.linear(hidden_RD, self._weights.head).float()
+
+
+class _Step:
+    """What all layers of one forward share: the plan of attention, buffers and views into them."""
+
+    __slots__ = (
+        "_attended_TNH",
+        "_batch",
+        "_decoder",
+        "_k_TMH",
+        "_q_TNH",
+        "_v_TMH",
+        "_work",
+        "attended",
+        "ffn",
+        "gate_up",
+        "qkv",
+    )
+
+    def __init__(self, decoder: Decoder, batch: RaggedBatch, attention: AttentionSpec) -> None:
+        spec, tokens = decoder.spec, batch.tokens
+
+        def rows(width: int) -> torch.Tensor:
+            return torch.empty(tokens, width, dtype=decoder.dtype, device=decoder.device)
+
+        self._decoder, self._batch = decoder, batch
+        self._work = decoder.operators.plan(attention, batch)
+        self.qkv = rows(spec.query_width + 2 * spec.kv_width)
+        heads = self.qkv.view(tokens, -1, spec.head_size)
+        self._q_TNH = heads[:, : spec.query_heads]
+        self._k_TMH = heads[:, spec.query_heads : -spec.kv_heads]
+        self._v_TMH = heads[:, -spec.kv_heads :]
+        self.attended = rows(spec.query_width)
+        self._attended_TNH = self.attended.view(tokens, spec.query_heads, spec.head_size)
+        self.gate_up = rows(2 * spec.ffn_width)
+        self.ffn = rows(spec.ffn_width)
+
+    def attend(self, layer: LayerWeights, cache: KVCache) -> None:
+        """From `qkv` to `attended`, by way of the layer's cache."""
+        decoder, operators, batch = self._decoder, self._decoder.operators, self._batch
+        q_TNH, k_TMH = self._q_TNH, self._k_TMH
+        if layer.q_norm_H is not None and layer.k_norm_H is not None:
+            operators.rms_norm(q_TNH, layer.q_norm_H, decoder.spec.norm_eps, out=q_TNH)
+            operators.rms_norm(k_TMH, layer.k_norm_H, decoder.spec.norm_eps, out=k_TMH)
+        operators.rope_kv_write(
+            q_TNH,
+            k_TMH,
+            self._v_TMH,
+            batch.positions_T,
+            decoder._table_PR,
+            STYLE,
+            cache,
+            batch.slots_T,
+        )
+        operators.attend(q_TNH, cache, self._work, out=self._attended_TNH)
+
+
+def attention_spec(spec: DecoderSpec, dtype: torch.dtype, page_tokens: int) -> AttentionSpec:
+    """What a decoder's layers ask of attention."""
+    return AttentionSpec(
+        query_heads=spec.query_heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        page_tokens=page_tokens,
+        dtype=dtype,
+        window=spec.window,
+    )
+
+
+def position_table(spec: DecoderSpec) -> torch.Tensor:
+    """Cosines and sines of every position, float32 [P, R]."""
+    if spec.rope_divisors is None:
+        return rope_table(spec.head_size, spec.rope_base, spec.max_positions, spec.rope_scaling)
+    exponents = torch.arange(0, spec.head_size, 2, dtype=torch.float32) / spec.head_size
+    frequencies = 1.0 / (spec.rope_base**exponents * torch.tensor(spec.rope_divisors))
+    angles = torch.outer(torch.arange(spec.max_positions, dtype=torch.float32), frequencies)
+    return torch.cat((angles.cos(), angles.sin()), dim=1)

@@ -1,0 +1,100 @@
+"""From a configuration to a model that's ready to run: find, check, read, pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hfx.config import ModelConfig
+from hfx.kernels import select
+
+from .chat import ChatTemplate
+from .checkpoint import Checkpoint
+from .decoder import Decoder, attention_spec
+from .folder import FolderCheckpoint
+from .generation import GenerationDefaults
+from .gguf_checkpoint import GgufCheckpoint
+from .hub import ModelLocation, resolve
+from .memory import check_fits, weight_bytes
+from .spec import DecoderSpec
+from .tokenizer import Tokenizer
+from .weights import Progress, load_weights
+
+DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+USUAL_PAGE_TOKENS = 64  # only to ask the back ends whether they can run this attention at all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in memory. `name` is what it's served under, `source` where it came from."""
+
+    name: str
+    source: Path
+    spec: DecoderSpec
+    decoder: Decoder
+    tokenizer: Tokenizer
+    chat: ChatTemplate | None
+    generation: GenerationDefaults
+
+
+def load(
+    config: ModelConfig,
+    *,
+    kernel_backend: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Find and load the model; `progress` hears what is being done and the fraction of it.
+
+    Raises:
+        ValueError: a file is missing, damaged or describes something that isn't supported. Headers
+            and tokenizer are checked before memory is spent on weights.
+        MemoryError: the weights don't fit.
+        RuntimeError: no back end of the kernels can run the model on this device.
+    """
+    report = progress or _silent
+    report("reading headers", 0.0)
+    location = resolve(config.model, revision=config.revision, download_dir=config.download_dir)
+    checkpoint = open_checkpoint(location)
+    spec, dtype = checkpoint.spec, DTYPES[config.dtype]
+    operators = select(
+        kernel_backend,
+        device=device,
+        dtype=dtype,
+        spec=attention_spec(spec, dtype, USUAL_PAGE_TOKENS),
+    )
+    if torch.device(device).type == "cpu":
+        check_fits(weight_bytes(spec, dtype.itemsize), location.name)
+    report("building the tokenizer", 0.0)
+    tokenizer = checkpoint.tokenizer()
+    chat = checkpoint.chat_template(tokenizer, config.chat_template)
+    generation = checkpoint.generation().ending_with((tokenizer.eos_token_id,))
+    if config.generation_config == "hfx":
+        generation = generation.only_endings()
+    weights = load_weights(checkpoint, operators, dtype, torch.device(device), report)
+    return LoadedModel(
+        name=config.served_model_name[0] if config.served_model_name else location.name,
+        source=location.path,
+        spec=spec,
+        decoder=Decoder(spec, weights, operators),
+        tokenizer=tokenizer,
+        chat=chat,
+        generation=generation,
+    )
+
+
+def open_checkpoint(location: ModelLocation) -> Checkpoint:
+    """Read the headers of whatever lies there.
+
+    Raises:
+        ValueError: it can't be served; the message says why.
+    """
+    if location.is_gguf:
+        return GgufCheckpoint(location.path)
+    return FolderCheckpoint(location.path)
+
+
+def _silent(what: str, fraction: float) -> None:
+    pass
