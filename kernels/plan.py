@@ -1,4 +1,8 @@
-"""One step's attention as a list of tiles, planned once and shared by every layer of a spec."""
+"""One step's attention as a list of tiles, planned once and shared by every layer of a spec.
+
+A tile is a few consecutive tokens of one sequence against a range of its keys, for all query heads
+of one key-value head; its rows are tokens times the heads of a group. W tiles, R reductions.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import AttentionSpec, Int32Array, RaggedBatch
+from .batch import AttentionSpec, Int32Array, Int64Array, RaggedBatch
+
+# Columns of WorkList.items and of WorkList.reductions, in order.
+ITEM = ("sequence", "query_row", "queries", "position", "kv_begin", "kv_end", "slot", "large")
+REDUCTION = ("query_row", "queries", "first_slot", "slots")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How a device likes its tiles.
+
+    A sequence whose rows fit `small_rows` becomes small tiles, any other large ones, so that a
+    decode does not pay for a prompt's tile. `programs` tiles run side by side; a tile that costs
+    more than its share of the step is split along its keys, in parts of at least `split_tokens`.
+    """
+
+    small_rows: int
+    large_rows: int
+    programs: int
+    split_tokens: int = 512
+    shares: int = 4  # parts of the step's cost a program; more balance better and reduce more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkList:
-    """The tiles of one step.
+    """The tiles of one step, costliest first, each to be run for every key-value head.
 
-    A back end that works sequence by sequence reads `spec` and `batch` only and leaves both lists
+    `items` [W, 8] holds: sequence; first query row; query tokens; position of the first; range of
+    keys, beginning on a page; partial slot or -1 where the tile writes its result; whether it is
+    large. The parts of a split tile have consecutive slots, `slots` in all, and a row in
+    `reductions` [R, 4]: first query row; query tokens; first slot; number of slots. `tile_rows` is
+    the most rows that a tile has.
+
+    A back end that works sequence by sequence reads `spec` and `batch` only and leaves the lists
     empty.
     """
 
@@ -21,8 +51,94 @@ class WorkList:
     batch: RaggedBatch
     items: Int32Array
     reductions: Int32Array
+    slots: int
+    tile_rows: int
 
     @classmethod
     def untiled(cls, spec: AttentionSpec, batch: RaggedBatch) -> WorkList:
         """The list of a back end that needs no tiles."""
-        return cls(spec, batch, np.empty((0, 8), np.int32), np.empty((0, 4), np.int32))
+        return cls(spec, batch, np.empty((0, 8), np.int32), np.empty((0, 4), np.int32), 0, 0)
+
+    @classmethod
+    def tiled(cls, spec: AttentionSpec, batch: RaggedBatch, tiling: Tiling) -> WorkList:
+        """Tiles that together cover every visible (query row, key) pair exactly once."""
+        tiles = _tiles(spec, batch, tiling)
+        parts_W = _parts(spec, tiles, tiling)
+        items, reductions, slots = _split(spec, tiles, parts_W)
+        rows_W = items[:, 2] * spec.group
+        order = np.argsort(-_cost(items[:, 5] - items[:, 4], rows_W), kind="stable")
+        tile_rows = int(rows_W.max(initial=0))
+        return cls(spec, batch, items[order].astype(np.int32), reductions, slots, tile_rows)
+
+
+def _tiles(spec: AttentionSpec, batch: RaggedBatch, tiling: Tiling) -> Int64Array:
+    """Unsplit items: tokens cut by class, keys clipped by causality and window."""
+    query_lens_S = batch.query_lens_S
+    large_S = query_lens_S * spec.group > tiling.small_rows
+    tokens_S = np.where(
+        large_S,
+        max(1, tiling.large_rows // spec.group),
+        max(1, tiling.small_rows // spec.group),
+    )
+    tiles_S = -(-query_lens_S // tokens_S)
+    sequence_W = np.repeat(np.arange(len(tiles_S)), tiles_S)
+    tokens_W = tokens_S[sequence_W]
+    first_W = (np.arange(len(sequence_W)) - (np.cumsum(tiles_S) - tiles_S)[sequence_W]) * tokens_W
+    queries_W = np.minimum(tokens_W, query_lens_S[sequence_W] - first_W)
+    position_W = (batch.context_lens_S - query_lens_S)[sequence_W] + first_W
+    items = np.empty((len(sequence_W), len(ITEM)), np.int64)
+    items[:, 0] = sequence_W
+    items[:, 1] = batch.query_starts[sequence_W] + first_W
+    items[:, 2] = queries_W
+    items[:, 3] = position_W
+    items[:, 4] = _kv_begin(spec, position_W)
+    items[:, 5] = position_W + queries_W
+    items[:, 6] = -1
+    items[:, 7] = large_S[sequence_W]
+    return items
+
+
+def _kv_begin(spec: AttentionSpec, position_W: Int64Array) -> Int64Array:
+    """The page that the window of a tile's first token begins in."""
+    first_W = np.maximum(position_W - (spec.window - 1), 0) if spec.window else 0 * position_W
+    return first_W - first_W % spec.page_tokens
+
+
+def _cost(keys_W: Int64Array, rows_W: Int64Array) -> Int64Array:
+    """Relative cost of tiles: the products of their rows, and reading the keys (as 4 rows more)."""
+    cost_W: Int64Array = keys_W * (rows_W + 4) + 64 * rows_W
+    return cost_W
+
+
+def _parts(spec: AttentionSpec, tiles: Int64Array, tiling: Tiling) -> Int64Array:
+    """In how many parts each tile's keys are split, 1 for most."""
+    keys_W = tiles[:, 5] - tiles[:, 4]
+    cost_W = _cost(keys_W, tiles[:, 2] * spec.group)
+    share = max(1, int(cost_W.sum()) * spec.kv_heads // (tiling.programs * tiling.shares))
+    most_W = np.maximum(1, keys_W // tiling.split_tokens)
+    return np.minimum(most_W, -(-cost_W // share))
+
+
+def _split(
+    spec: AttentionSpec, tiles: Int64Array, parts_W: Int64Array
+) -> tuple[Int64Array, Int32Array, int]:
+    """Items, reductions and the number of slots, once tiles are split into that many parts."""
+    if parts_W.max(initial=1) == 1:
+        return tiles, np.empty((0, len(REDUCTION)), np.int32), 0
+    keys_W = tiles[:, 5] - tiles[:, 4]
+    step_W = -(-keys_W // (parts_W * spec.page_tokens)) * spec.page_tokens
+    parts_W = -(-keys_W // step_W)
+    tile_I = np.repeat(np.arange(len(tiles)), parts_W)
+    part_I = np.arange(len(tile_I)) - (np.cumsum(parts_W) - parts_W)[tile_I]
+    items = tiles[tile_I]
+    items[:, 4] += part_I * step_W[tile_I]
+    items[:, 5] = np.minimum(items[:, 5], items[:, 4] + step_W[tile_I])
+    is_split_W = parts_W > 1
+    slots_W = np.where(is_split_W, parts_W, 0)
+    first_slot_W = np.cumsum(slots_W) - slots_W
+    items[:, 6] = np.where(is_split_W[tile_I], first_slot_W[tile_I] + part_I, -1)
+    reductions = np.empty((int(is_split_W.sum()), len(REDUCTION)), np.int32)
+    reductions[:, :2] = tiles[is_split_W, 1:3]
+    reductions[:, 2] = first_slot_W[is_split_W]
+    reductions[:, 3] = parts_W[is_split_W]
+    return items, reductions, int(slots_W.sum())

@@ -1,1 +1,6 @@
 """The back end "cpu": C++ kernels for AVX2, AVX-512 and AVX-512 with bfloat16 products."""
+
+from .isa import ISAS, available_isas
+from .operators import CpuOperators
+
+__all__ = ["ISAS", "CpuOperators", "available_isas"]

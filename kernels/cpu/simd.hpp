@@ -145,18 +145,19 @@ HFX_INLINE vf dot_pairs(vf acc, const uint16_t* a, vb b) {
 #endif
 }
 
-// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], error < 2e-7. Anything below
+// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], relative
+// error < 3e-7. Anything below
 // -126, -inf and NaN too, gives 2^-126, which vanishes beside the row maximum 2^0.
 HFX_INLINE vf exp2_of_negative(vf x) {
   x = max(x, splat(-126.f));
   const vf power = round_to_int(x);
   const vf f = sub(x, power);
-  vf p = splat(1.8775767e-3f);
-  p = fma(p, f, splat(8.9893397e-3f));
-  p = fma(p, f, splat(5.5826318e-2f));
-  p = fma(p, f, splat(2.4015361e-1f));
-  p = fma(p, f, splat(6.9315308e-1f));
-  p = fma(p, f, splat(9.9999994e-1f));
+  vf p = splat(1.3276471e-3f);
+  p = fma(p, f, splat(9.6755475e-3f));
+  p = fma(p, f, splat(5.5507135e-2f));
+  p = fma(p, f, splat(2.4022120e-1f));
+  p = fma(p, f, splat(6.9314694e-1f));
+  p = fma(p, f, splat(1.0000001f));
   return scale_by_power(p, power);
 }
 

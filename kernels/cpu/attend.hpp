@@ -1,0 +1,55 @@
+// What one attention launch is, for every instruction set: pointers and strides only.
+//
+// Cache layouts, one page of one key-value head (PAGE slots, D numbers a head):
+//   bf16, "pair": K [D / 2][PAGE][2]   V [PAGE / 2][D][2]   (the pairs that vdpbf16ps multiplies)
+//   fp32:         K [D][PAGE]          V [PAGE][D]
+// Pages are [page][head]. A tile's rows are its tokens times the query heads of one group.
+#pragma once
+#include <cstdint>
+
+namespace hfx {
+
+struct WorkItem {  // a row of WorkList.items
+  int32_t sequence, query_row, queries, position, kv_begin, kv_end, slot, large;
+};
+
+struct Reduction {  // a row of WorkList.reductions
+  int32_t query_row, queries, first_slot, slots;
+};
+
+struct AttendCall {
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
+  int64_t q_stride, out_stride;  // numbers from one token to the next
+  const int32_t* table;
+  int64_t table_stride;
+  float* partial;        // [slot][head][partial_rows][D] unnormalised sums of split tiles
+  float* partial_stats;  // [slot][head][partial_rows][2] their maxima (log2) and weights
+  int64_t partial_rows;
+  float scale_log2;  // score scale times log2(e): softmax is in powers of 2
+  int32_t kv_heads, group, head_size, page_tokens, window;
+  bool bf16;
+};
+
+using AttendTile = void (*)(const AttendCall&, const WorkItem&, int32_t head, char* scratch);
+using AttendReduce = void (*)(const AttendCall&, const Reduction&, int32_t head);
+
+// What attend_tile needs for a tile of so many rows: scores and probabilities of a page, output,
+// queries, three numbers a row and a last V row, each padded to cache lines.
+constexpr int64_t attend_scratch_bytes(int64_t rows, int64_t head_size, int64_t page_tokens) {
+  return rows * (8 * page_tokens + 8 * head_size + 12) + 4 * head_size + 8 * 64;
+}
+
+}  // namespace hfx
+
+#define HFX_DECLARE(ISA)                                                                \
+  namespace ISA {                                                                       \
+  void attend_tile(const hfx::AttendCall&, const hfx::WorkItem&, int32_t head, char*);  \
+  void attend_reduce(const hfx::AttendCall&, const hfx::Reduction&, int32_t head);      \
+  }
+HFX_DECLARE(hfx_avx2)
+HFX_DECLARE(hfx_avx512)
+HFX_DECLARE(hfx_avx512bf16)
+#undef HFX_DECLARE

@@ -1,0 +1,355 @@
+// One attention tile, written once on the vectors of simd.hpp.
+//
+// Online softmax over the tile's pages: scores = Q K of a page, probabilities, out = out * alpha +
+// P V. Unwritten slots may hold NaN: their scores are overwritten before anything reads them, and
+// their V rows are never multiplied, because 0 * NaN is NaN.
+#include "attend.hpp"
+#include "simd.hpp"
+
+extern "C" float exp2f(float);
+
+namespace HFX_ISA {
+namespace {
+
+using hfx::AttendCall;
+using hfx::Reduction;
+using hfx::WorkItem;
+
+constexpr float MINUS_INFINITY = -__builtin_inff();
+
+// How a cache of one element type is multiplied. STEP numbers of the inner dimension lie together.
+// Left is the type of the other factor: widened ahead of time where no instruction takes pairs.
+template <bool BF16>
+struct Cache;
+
+template <>
+struct Cache<false> {
+  using Number = float;
+  using Left = float;
+  using Column = vf;
+  static constexpr int STEP = 1;
+#if defined(__AVX512F__)
+  static constexpr int ROWS = 6, COLUMNS = 4;  // 24 sums, 4 columns, 1 broadcast: 29 of 32
+#else
+  static constexpr int ROWS = 6, COLUMNS = 2;  // 12 sums, 2 columns, 1 broadcast: 15 of 16
+#endif
+  HFX_INLINE Column column(const Number* p) { return load(p); }
+  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return fma(splat(*a), b, sum); }
+  HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
+  HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 4); }
+  HFX_INLINE void put(Number* p, vf x) { store(p, x); }
+};
+
+template <>
+struct Cache<true> {
+  using Number = uint16_t;
+  using Column = vb;
+  static constexpr int STEP = 2;
+  HFX_INLINE Column column(const Number* p) { return load_pairs(p); }
+  HFX_INLINE void put(Number* p, vf x) { store_bf16(p, x); }
+#if defined(__AVX512BF16__)
+  using Left = uint16_t;
+  static constexpr int ROWS = 6, COLUMNS = 4;
+  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return dot_pairs(sum, a, b); }
+  HFX_INLINE void put_left(Left* p, vf x) { store_bf16(p, x); }
+  HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 2); }
+#else
+  using Left = float;
+#if defined(__AVX512F__)
+  static constexpr int ROWS = 4, COLUMNS = 4;  // 16 sums, 8 half columns, 2 broadcasts: 26 of 32
+#else
+  static constexpr int ROWS = 4, COLUMNS = 2;  // 8 sums, 4 half columns, 2 broadcasts: 14 of 16
+#endif
+  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) {
+    return fma(splat(a[1]), b.odd, fma(splat(a[0]), b.even, sum));
+  }
+  HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
+  HFX_INLINE void copy_left(Left* to, const Number* from, int n) {
+    for (int i = 0; i < n; i += VL) store(to + i, load_bf16(from + i));
+  }
+#endif
+};
+
+// One product: C [rows][columns] = (C * alpha +) A [rows][steps * STEP] B [steps][columns * STEP].
+template <bool BF16>
+struct Product {
+  using Number = typename Cache<BF16>::Number;
+  using Left = typename Cache<BF16>::Left;
+  const Left* a;
+  int64_t a_stride;
+  const Number* b;
+  int64_t b_stride;
+  const Number* tail;   // one more step of B that lies elsewhere, or null
+  const Number* ahead;  // B of the next product, fetched to L2 meanwhile, or null
+  float* c;
+  int64_t c_stride;
+  const float* alpha;
+  int steps;
+};
+
+template <bool BF16, bool ADD, int ROWS, int COLUMNS>
+HFX_INLINE void block(const Product<BF16>& p, int row, int column, const typename Cache<BF16>::Number* ahead) {
+  using C = Cache<BF16>;
+  const auto* a = p.a + row * p.a_stride;
+  const auto* b = p.b + column * C::STEP;
+  float* c = p.c + row * p.c_stride + column;
+  vf sums[ROWS][COLUMNS];
+  for (int i = 0; i < ROWS; i++) {
+    const vf alpha = splat(ADD ? p.alpha[row + i] : 0.f);
+    for (int j = 0; j < COLUMNS; j++)
+      sums[i][j] = ADD ? mul(load(c + i * p.c_stride + j * VL), alpha) : alpha;
+  }
+  auto step = [&](const typename C::Left* left, const typename C::Number* right) __attribute__((always_inline)) {
+    typename C::Column columns[COLUMNS];
+    for (int j = 0; j < COLUMNS; j++) columns[j] = C::column(right + j * VL * C::STEP);
+    for (int i = 0; i < ROWS; i++)
+      for (int j = 0; j < COLUMNS; j++)
+        sums[i][j] = C::multiply(sums[i][j], left + i * p.a_stride, columns[j]);
+  };
+  for (int k = 0; k < p.steps; k++) {
+    step(a + k * C::STEP, b + k * p.b_stride);
+    if (ahead)
+      for (int byte = 0; byte < COLUMNS * VL * 4; byte += 64)
+        _mm_prefetch((const char*)(ahead + column * C::STEP + k * p.b_stride) + byte, _MM_HINT_T1);
+  }
+  if (p.tail) step(a + p.steps * C::STEP, p.tail + column * C::STEP);
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < COLUMNS; j++) store(c + i * p.c_stride + j * VL, sums[i][j]);
+}
+
+template <bool BF16, bool ADD, int COLUMNS>
+HFX_INLINE void column_block(const Product<BF16>& p, int rows, int column) {
+  constexpr int MOST = Cache<BF16>::ROWS;
+  // balanced: 8 rows are 4 + 4, not 6 + 2, because a small block waits for its loads
+  int blocks = (rows + MOST - 1) / MOST;
+  for (int row = 0; row < rows; blocks--) {
+    const int count = (rows - row + blocks - 1) / blocks;
+    const auto* ahead = row ? nullptr : p.ahead;
+    switch (count) {
+      case 6: if constexpr (MOST > 5) block<BF16, ADD, 6, COLUMNS>(p, row, column, ahead); break;
+      case 5: if constexpr (MOST > 4) block<BF16, ADD, 5, COLUMNS>(p, row, column, ahead); break;
+      case 4: block<BF16, ADD, 4, COLUMNS>(p, row, column, ahead); break;
+      case 3: block<BF16, ADD, 3, COLUMNS>(p, row, column, ahead); break;
+      case 2: block<BF16, ADD, 2, COLUMNS>(p, row, column, ahead); break;
+      default: block<BF16, ADD, 1, COLUMNS>(p, row, column, ahead);
+    }
+    row += count;
+  }
+}
+
+template <bool BF16, bool ADD>
+void multiply(const Product<BF16>& p, int rows, int columns) {
+  int column = 0;
+  if constexpr (Cache<BF16>::COLUMNS == 4)
+    for (; column + 4 * VL <= columns; column += 4 * VL) column_block<BF16, ADD, 4>(p, rows, column);
+  for (; column + 2 * VL <= columns; column += 2 * VL) column_block<BF16, ADD, 2>(p, rows, column);
+  for (; column < columns; column += VL) column_block<BF16, ADD, 1>(p, rows, column);
+}
+
+// x in lanes first to last - 1, minus infinity elsewhere.
+HFX_INLINE vf only_lanes(vf x, int first, int last) {
+#if defined(__AVX512F__)
+  const uint32_t below_last = last <= 0 ? 0 : last >= VL ? 0xffff : (1u << last) - 1;
+  const uint32_t below_first = first <= 0 ? 0 : first >= VL ? 0xffff : (1u << first) - 1;
+  return _mm512_mask_mov_ps(splat(MINUS_INFINITY), __mmask16(below_last & ~below_first), x);
+#else
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i inside = _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(first - 1)),
+                                          _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane));
+  return _mm256_blendv_ps(splat(MINUS_INFINITY), x, _mm256_castsi256_ps(inside));
+#endif
+}
+
+HFX_INLINE int smaller(int a, int b) { return a < b ? a : b; }
+HFX_INLINE int larger(int a, int b) { return a > b ? a : b; }
+
+// The tile's working memory, cut out of the thread's scratch.
+template <bool BF16>
+struct Room {
+  using Left = typename Cache<BF16>::Left;
+  float *scores, *out, *maximum, *weight, *alpha;
+  Left *queries, *probabilities;
+  typename Cache<BF16>::Number* last_v;
+
+  Room(char* at, int64_t rows, int64_t head_size, int64_t page_tokens) {
+    auto take = [&at](int64_t bytes) {
+      char* here = at;
+      at += (bytes + 63) / 64 * 64;
+      return here;
+    };
+    scores = (float*)take(rows * page_tokens * 4);
+    out = (float*)take(rows * head_size * 4);
+    queries = (Left*)take(rows * head_size * sizeof(Left));
+    probabilities = (Left*)take(rows * page_tokens * sizeof(Left));
+    maximum = (float*)take(rows * 4);
+    weight = (float*)take(rows * 4);
+    alpha = (float*)take(rows * 4);
+    last_v = (typename Cache<BF16>::Number*)take(head_size * 4);
+  }
+};
+
+// Turns a row of scores (of keys first to last - 1; `columns` are stored) into probabilities.
+template <bool BF16>
+HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens, int columns,
+                            int first, int last, vf scale) {
+  float* scores = room.scores + row * page_tokens;
+  typename Cache<BF16>::Left* probabilities = room.probabilities + row * page_tokens;
+  if (last <= first) {  // the row sees nothing of this page
+    for (int j = 0; j < columns; j += VL) Cache<BF16>::put_left(probabilities + j, splat(0.f));
+    room.alpha[row] = 1.f;
+    return;
+  }
+  vf greatest_yet = splat(MINUS_INFINITY);
+  const bool whole = first <= 0 && last >= columns;
+  for (int j = 0; j < columns; j += VL) {
+    vf score = mul(load(scores + j), scale);
+    if (!whole) score = only_lanes(score, first - j, last - j);
+    store(scores + j, score);
+    greatest_yet = max(greatest_yet, score);
+  }
+  const float before = room.maximum[row];
+  float maximum = greatest(greatest_yet);
+  if (before > maximum) maximum = before;
+  const vf shift = splat(maximum);
+  vf total = splat(0.f);
+  for (int j = 0; j < columns; j += VL) {
+    const vf probability = exp2_of_negative(sub(load(scores + j), shift));
+    total = add(total, probability);
+    Cache<BF16>::put_left(probabilities + j, probability);
+  }
+  const float alpha = before == maximum ? 1.f : exp2f(before - maximum);
+  room.weight[row] = room.weight[row] * alpha + sum(total);
+  room.maximum[row] = maximum;
+  room.alpha[row] = alpha;
+}
+
+// The last V row of a page with an odd number of keys, its second half zeroed.
+template <bool BF16>
+HFX_INLINE const typename Cache<BF16>::Number* last_row(const Room<BF16>& room,
+                                                        const typename Cache<BF16>::Number* v,
+                                                        int valid, int head_size) {
+  if (Cache<BF16>::STEP == 1 || valid % 2 == 0) return nullptr;
+  const auto* row = v + int64_t(valid / 2) * head_size * 2;
+  for (int d = 0; d < head_size; d++) {
+    room.last_v[2 * d] = row[2 * d];
+    room.last_v[2 * d + 1] = 0;
+  }
+  return room.last_v;
+}
+
+template <bool BF16>
+HFX_INLINE void start(const AttendCall& call, const WorkItem& item, int32_t head, const Room<BF16>& room) {
+  const int rows = item.queries * call.group, D = call.head_size;
+  const auto* q = (const typename Cache<BF16>::Number*)call.q;
+  for (int row = 0; row < rows; row++) {
+    const int64_t token = item.query_row + row / call.group;
+    const int64_t query_head = int64_t(head) * call.group + row % call.group;
+    Cache<BF16>::copy_left(room.queries + int64_t(row) * D, q + token * call.q_stride + query_head * D, D);
+    room.maximum[row] = MINUS_INFINITY;
+    room.weight[row] = 0.f;
+  }
+  memset(room.out, 0, sizeof(float) * rows * D);
+}
+
+template <bool BF16>
+HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t head, const Room<BF16>& room) {
+  const int rows = item.queries * call.group, D = call.head_size;
+  if (item.slot >= 0) {
+    const int64_t first = (int64_t(item.slot) * call.kv_heads + head) * call.partial_rows;
+    memcpy(call.partial + first * D, room.out, sizeof(float) * rows * D);
+    for (int row = 0; row < rows; row++) {
+      call.partial_stats[(first + row) * 2] = room.maximum[row];
+      call.partial_stats[(first + row) * 2 + 1] = room.weight[row];
+    }
+    return;
+  }
+  auto* out = (typename Cache<BF16>::Number*)call.out;
+  for (int row = 0; row < rows; row++) {
+    const int64_t token = item.query_row + row / call.group;
+    const int64_t query_head = int64_t(head) * call.group + row % call.group;
+    auto* to = out + token * call.out_stride + query_head * D;
+    const vf inverse = splat(1.f / room.weight[row]);
+    for (int d = 0; d < D; d += VL) Cache<BF16>::put(to + d, mul(load(room.out + int64_t(row) * D + d), inverse));
+  }
+}
+
+template <bool BF16>
+void tile(const AttendCall& call, const WorkItem& item, int32_t head, char* scratch) {
+  using Number = typename Cache<BF16>::Number;
+  constexpr int STEP = Cache<BF16>::STEP;
+  const int rows = item.queries * call.group, D = call.head_size, page_tokens = call.page_tokens;
+  const Room<BF16> room(scratch, rows, D, page_tokens);
+  const int32_t* pages = call.table + item.sequence * call.table_stride;
+  const vf scale = splat(call.scale_log2);
+  auto offset = [&](int key) {
+    return (int64_t(pages[key / page_tokens]) * call.kv_heads + head) * page_tokens * D;
+  };
+  start<BF16>(call, item, head, room);
+  for (int key = item.kv_begin; key < item.kv_end; key += page_tokens) {
+    const Number* k = (const Number*)call.k + offset(key);
+    const Number* v = (const Number*)call.v + offset(key);
+    const int next = key + page_tokens;
+    const bool more = next < item.kv_end;
+    const Number* next_k = more ? (const Number*)call.k + offset(next) : nullptr;
+    const Number* next_v = more ? (const Number*)call.v + offset(next) : nullptr;
+    const int valid = smaller(page_tokens, item.kv_end - key);
+    const int columns = (valid + VL - 1) / VL * VL;
+    multiply<BF16, false>({room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, next_k,
+                           room.scores, page_tokens, nullptr, D / STEP},
+                          rows, columns);
+    for (int row = 0; row < rows; row++) {
+      const int position = item.position + row / call.group - key;
+      const int first = call.window ? larger(0, position - call.window + 1) : 0;
+      softmax_row<BF16>(room, row, page_tokens, columns, first, smaller(valid, position + 1), scale);
+    }
+    multiply<BF16, true>({room.probabilities, page_tokens, v, int64_t(D) * STEP,
+                          last_row<BF16>(room, v, valid, D), next_v, room.out, D, room.alpha,
+                          valid / STEP},
+                         rows, D);
+  }
+  finish<BF16>(call, item, head, room);
+}
+
+template <bool BF16>
+void reduce(const AttendCall& call, const Reduction& item, int32_t head) {
+  const int rows = item.queries * call.group, D = call.head_size;
+  const int64_t slot_rows = int64_t(call.kv_heads) * call.partial_rows;
+  for (int row = 0; row < rows; row++) {
+    const int64_t first = (int64_t(item.first_slot) * call.kv_heads + head) * call.partial_rows + row;
+    float maximum = MINUS_INFINITY, weight = 0.f;
+    for (int s = 0; s < item.slots; s++) {
+      const float other = call.partial_stats[(first + s * slot_rows) * 2];
+      if (other > maximum) maximum = other;
+    }
+    for (int s = 0; s < item.slots; s++) {
+      const float* stats = call.partial_stats + (first + s * slot_rows) * 2;
+      weight += exp2f(stats[0] - maximum) * stats[1];
+    }
+    const int64_t token = item.query_row + row / call.group;
+    const int64_t query_head = int64_t(head) * call.group + row % call.group;
+    auto* out = (typename Cache<BF16>::Number*)call.out + token * call.out_stride + query_head * D;
+    for (int d = 0; d < D; d += VL) {
+      vf total = splat(0.f);
+      for (int s = 0; s < item.slots; s++) {
+        const int64_t at = first + s * slot_rows;
+        const float factor = exp2f(call.partial_stats[at * 2] - maximum) / weight;
+        total = fma(splat(factor), load(call.partial + at * D + d), total);
+      }
+      Cache<BF16>::put(out + d, total);
+    }
+  }
+}
+
+}  // namespace
+
+void attend_tile(const AttendCall& call, const WorkItem& item, int32_t head, char* scratch) {
+  if (call.bf16) tile<true>(call, item, head, scratch);
+  else tile<false>(call, item, head, scratch);
+}
+
+void attend_reduce(const AttendCall& call, const Reduction& item, int32_t head) {
+  if (call.bf16) reduce<true>(call, item, head);
+  else reduce<false>(call, item, head);
+}
+
+}  // namespace HFX_ISA

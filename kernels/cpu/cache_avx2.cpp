@@ -1,0 +1,2 @@
+#define HFX_ISA hfx_avx2
+#include "cache_impl.hpp"

@@ -1,0 +1,2 @@
+#define HFX_ISA hfx_avx512
+#include "cache_impl.hpp"

@@ -1,0 +1,90 @@
+#include "queue.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "cpu_level.hpp"
+
+namespace hfx {
+namespace {
+
+// Some 10 us of one core: below it, waking other threads costs more than it saves.
+constexpr int64_t PARALLEL_COST = 400 * 1000;
+constexpr int64_t ROWS_PER_KEY_READ = 5;  // reading a key and value takes as long as 5 rows' products
+
+// A thread's working memory; it grows to the largest tile seen and stays.
+class Scratch {
+ public:
+  ~Scratch() { std::free(bytes_); }
+  char* at_least(int64_t size) {
+    if (size > size_) {
+      std::free(bytes_);
+      size_ = (size + 4095) / 4096 * 4096;
+      bytes_ = static_cast<char*>(std::aligned_alloc(4096, size_));
+      if (!bytes_) throw std::bad_alloc();
+    }
+    return bytes_;
+  }
+
+ private:
+  char* bytes_ = nullptr;
+  int64_t size_ = 0;
+};
+
+thread_local Scratch scratch;
+
+struct Kernels {
+  AttendTile tile;
+  AttendReduce reduce;
+};
+
+Kernels choose(int level) {
+  if (level >= avx512bf16) return {&hfx_avx512bf16::attend_tile, &hfx_avx512bf16::attend_reduce};
+  if (level == avx512) return {&hfx_avx512::attend_tile, &hfx_avx512::attend_reduce};
+  return {&hfx_avx2::attend_tile, &hfx_avx2::attend_reduce};
+}
+
+// Calls task(0) to task(count - 1), each by whichever thread is free.
+template <typename Task>
+void drain(std::atomic<int64_t>& next, int64_t count, const Task& task) {
+  for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
+}
+
+}  // namespace
+
+int64_t attend_cost(const AttendWork& work, int64_t kv_heads, int64_t group, int64_t head_size) {
+  int64_t cost = 0;
+  for (int64_t i = 0; i < work.item_count; i++) {
+    const WorkItem& item = work.items[i];
+    cost += (item.kv_end - item.kv_begin) * (item.queries * group + ROWS_PER_KEY_READ);
+  }
+  return cost * kv_heads * head_size;
+}
+
+void attend(const AttendCall& call, const AttendWork& work, int level) {
+  const Kernels kernels = choose(level);
+  const int64_t heads = call.kv_heads;
+  const int64_t bytes = attend_scratch_bytes(work.tile_rows, call.head_size, call.page_tokens);
+  // heads of an item follow each other: their pages lie side by side
+  auto tile = [&](int64_t i) {
+    kernels.tile(call, work.items[i / heads], int32_t(i % heads), scratch.at_least(bytes));
+  };
+  auto reduce = [&](int64_t i) {
+    kernels.reduce(call, work.reductions[i / heads], int32_t(i % heads));
+  };
+  std::atomic<int64_t> next_tile{0}, next_reduction{0};
+  auto run = [&] {
+    drain(next_tile, work.item_count * heads, tile);
+    if (!work.reduction_count) return;
+#pragma omp barrier
+    drain(next_reduction, work.reduction_count * heads, reduce);
+  };
+  const int64_t cost = attend_cost(work, heads, call.group, call.head_size);
+  if (work.threads <= 1 || cost < PARALLEL_COST) return run();
+#pragma omp parallel num_threads(work.threads)
+  run();
+}
+
+}  // namespace hfx
