@@ -114,7 +114,7 @@ class AsyncEngine:
             EngineFull: the queue is as long as it may get.
             EngineDraining: the engine is about to stop.
             EngineDead: it has stopped.
-            ValueError: the prompt is too long, or a live request has the same id.
+            ValueError: see `Engine.check`; or a live request has the same id.
         """
         self._check_admits(request)
         outbox = self._outbox_of(asyncio.get_running_loop())
@@ -168,7 +168,7 @@ class AsyncEngine:
             raise EngineDead(f"the engine has stopped: {self._death or 'it was closed'}")
         if self._draining:
             raise EngineDraining("the engine is about to stop and takes no new requests")
-        self._engine.check_fits(request)
+        self._engine.check(request)
         if request.id in self._mailboxes:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         queued = max(len(self._mailboxes) - self._limits.max_num_seqs, self._engine.waiting)

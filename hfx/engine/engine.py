@@ -6,7 +6,7 @@ append what was drawn, end what is done. Blocks are given back on every way out.
 
 import logging
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Sequence_
 
 from hfx.cache import BlockPool, PrefixChain
@@ -44,6 +44,7 @@ class Engine:
         pool: BlockPool,
         decode: Callable[[Sequence_[int], bool], str],
         *,
+        vocabulary: int,
         max_model_len: int,
         eos_token_ids: Sequence_[int] = (),
         clock: Clock | None = None,
@@ -60,7 +61,8 @@ class Engine:
         self._executor = executor
         self._policy = policy
         self._decode = decode
-        self._eos = frozenset(eos_token_ids)
+        self._vocabulary = vocabulary
+        self._eos = frozenset(i for i in eos_token_ids if i < vocabulary)
         self._seed = seed
         self._arrivals = 0
         self._table = BlockTable(16, pool.blocks_for(max_model_len))
@@ -90,12 +92,16 @@ class Engine:
         """Tell an observer about every step and every end from now on."""
         self._observers.append(observer)
 
-    def check_fits(self, request: Request) -> None:
-        """Refuse a prompt that leaves no room for output; safe from any thread.
+    def check(self, request: Request) -> None:
+        """Refuse what can't be computed; safe from any thread.
 
         Raises:
-            ValueError: the prompt is too long; the message names its tokens and the limit.
+            ValueError: the prompt is so long that it leaves no room for output, or a token id is
+                not in the vocabulary; the message names value and limit.
         """
+        _check_vocabulary("prompt_token_ids", request.prompt_token_ids, self._vocabulary)
+        _check_vocabulary("logit_bias", request.sampling.logit_bias, self._vocabulary)
+        _check_vocabulary("stop_token_ids", request.sampling.stop_token_ids, self._vocabulary)
         if request.prompt_tokens >= self.max_model_len:
             raise ValueError(
                 f"the prompt has {request.prompt_tokens} tokens: the model's context of "
@@ -108,9 +114,9 @@ class Engine:
         """Let a request wait for its turn. Its `max_tokens` is cut to what the context allows.
 
         Raises:
-            ValueError: its prompt is too long, or a live request has the same id.
+            ValueError: see `check`; or a live request has the same id.
         """
-        self.check_fits(request)
+        self.check(request)
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         sequence = self._sequence(request)
@@ -163,7 +169,7 @@ class Engine:
             prefix_hit_tokens=self._hit_tokens,
         )
 
-    def check(self) -> None:
+    def audit(self) -> None:
         """Assert that blocks and sequences agree; for tests."""
         self.pool.check()
         held = {block for sequence in self._running for block in sequence.holding.blocks}
@@ -324,3 +330,12 @@ class Engine:
             except Exception:
                 logger.exception("observer %r failed and is told nothing more", observer)
                 self._observers.remove(observer)
+
+
+def _check_vocabulary(name: str, token_ids: Collection[int], vocabulary: int) -> None:
+    if not token_ids:
+        return
+    least, most = min(token_ids), max(token_ids)
+    if least < 0 or most >= vocabulary:
+        wrong = least if least < 0 else most
+        raise ValueError(f"{name} holds {wrong}: the model's token ids are 0 to {vocabulary - 1}")

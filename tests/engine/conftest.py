@@ -106,6 +106,7 @@ def make_engine() -> MakeEngine:
             FirstComeFirstServed(max_step_tokens=step_tokens, max_running=running),
             BlockPool(blocks, block_tokens, prefix_caching=prefix_caching),
             letters,
+            vocabulary=VOCABULARY,
             max_model_len=max_model_len,
             **options,
         )

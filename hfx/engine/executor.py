@@ -1,0 +1,39 @@
+"""Runs steps on a real model: one forward for the whole mixed batch, then the sampler.
+
+T new tokens, R sampled rows, D residual width, V vocabulary.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from hfx.kernels import RaggedBatch
+
+from .batch import StepBatch, StepOutput
+from .sampler import sample
+
+if TYPE_CHECKING:
+    from hfx.models import Decoder
+
+
+class ModelExecutor:
+    """A decoder and its caches of `blocks` blocks; implements `Executor`."""
+
+    def __init__(self, decoder: "Decoder", blocks: int, block_tokens: int) -> None:
+        self._decoder = decoder
+        self._block_tokens = block_tokens
+        self._caches = decoder.allocate_caches(blocks, block_tokens)
+
+    @torch.inference_mode()
+    def execute(self, batch: StepBatch) -> StepOutput:
+        """See `Executor.execute`."""
+        ragged = RaggedBatch(
+            batch.query_starts, batch.context_lens_S, batch.table_SC, self._block_tokens
+        )
+        hidden_TD = self._decoder.forward(batch.token_ids_T, ragged, self._caches)
+        if not batch.draws:
+            return StepOutput(())
+        if len(batch.sampled_rows_R) < len(hidden_TD):
+            hidden_TD = hidden_TD[torch.from_numpy(batch.sampled_rows_R).to(hidden_TD.device)]
+        logits_RV = self._decoder.logits(hidden_TD)
+        return StepOutput(sample(logits_RV.cpu().numpy(), batch.draws))
