@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .functional import rms_norm as rms_norm
     from .functional import rope_ as rope_
     from .functional import silu_mul as silu_mul
+    from .operators import LinearWeights as LinearWeights
     from .operators import Operators as Operators
     from .operators import RopeStyle as RopeStyle
     from .plan import WorkList as WorkList
@@ -31,6 +32,7 @@ _HOME = {
     "AttentionSpec": "batch",
     "Backend": "backend",
     "KVCache": "batch",
+    "LinearWeights": "operators",
     "Operators": "operators",
     "RaggedBatch": "batch",
     "RopeScaling": "rope",

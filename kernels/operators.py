@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -19,26 +19,30 @@ from .plan import WorkList
 RopeStyle = Literal["neox", "llama"]
 
 
-class PackedLinear(Protocol):
-    """A linear layer's weights in a back end's own form."""
-
-    @property
-    def width(self) -> int:
-        """Numbers per row of the layer's result."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class PlainLinear:
-    """A linear layer's weights as they came: weight [O, I], bias [O] or None."""
+class LinearWeights:
+    """A linear layer as a back end keeps it; only that back end's `linear` can read it.
 
-    weight_OI: torch.Tensor
-    bias_O: torch.Tensor | None
+    A `gated` layer is a feed-forward's gate and up projections in one weight, gates first: its
+    result is silu(gate) * up, half as wide as its outputs.
+    """
+
+    outputs: int
+    inputs: int
     gated: bool
 
     @property
     def width(self) -> int:
-        return self.weight_OI.shape[0] // (2 if self.gated else 1)
+        """Numbers per row of the result."""
+        return self.outputs // 2 if self.gated else self.outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainLinear(LinearWeights):
+    """Weights as they came: weight [O, I], bias [O] or None."""
+
+    weight_OI: torch.Tensor
+    bias_O: torch.Tensor | None
 
 
 class Operators(ABC):
@@ -135,20 +139,16 @@ class Operators(ABC):
 
     def pack_linear(
         self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, gated: bool = False
-    ) -> PackedLinear:
-        """The weights in the form that `linear` reads fastest.
-
-        `gated`: the first O / 2 outputs are gates of the others, and the layer gives
-        silu(gate) * up.
-        """
-        return PlainLinear(weight_OI, bias_O, gated)
+    ) -> LinearWeights:
+        """The weights in the form that `linear` reads fastest."""
+        outputs, inputs = weight_OI.shape
+        return PlainLinear(outputs, inputs, gated, weight_OI, bias_O)
 
     def linear(
-        self, x_TI: torch.Tensor, packed: PackedLinear, out: torch.Tensor | None = None
+        self, x_TI: torch.Tensor, weights: LinearWeights, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x W^T + bias, [T, O], or gated [T, O / 2]; in float32 if `out` is."""
-        assert isinstance(packed, PlainLinear)
-        product_TO = torch.nn.functional.linear(x_TI, packed.weight_OI, packed.bias_O)
-        if packed.gated:
-            product_TO = self.silu_mul(product_TO)
-        return product_TO if out is None else out.copy_(product_TO)
+        """x W^T + bias, [T, O], or what a gated layer makes of it; in `out`'s type if given."""
+        assert isinstance(weights, PlainLinear), "packed by another back end"
+        product_TO = torch.nn.functional.linear(x_TI, weights.weight_OI, weights.bias_O)
+        y = self.silu_mul(product_TO) if weights.gated else product_TO
+        return y if out is None else out.copy_(y)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hfx.kernels import AttentionSpec, KVCache, Operators, RaggedBatch, RopeStyle, rope_table
+from hfx.kernels import (
+    AttentionSpec,
+    KVCache,
+    LinearWeights,
+    Operators,
+    RaggedBatch,
+    RopeStyle,
+    rope_table,
+)
 
 from .spec import DecoderSpec
 
@@ -28,13 +35,13 @@ class LayerWeights:
     """One layer; linears are packed by the operators that will use them, q, k and v as one."""
 
     input_norm_D: torch.Tensor
-    qkv: Any
+    qkv: LinearWeights
     q_norm_H: torch.Tensor | None
     k_norm_H: torch.Tensor | None
-    output: Any
+    output: LinearWeights
     ffn_norm_D: torch.Tensor
-    gate_up: Any
-    down: Any
+    gate_up: LinearWeights  # gated
+    down: LinearWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +51,7 @@ class DecoderWeights:
     embedding_VD: torch.Tensor
     layers: tuple[LayerWeights, ...]
     final_norm_D: torch.Tensor
-    head: Any
+    head: LinearWeights
 
 
 class Decoder:
@@ -98,8 +105,7 @@ class Decoder:
             step.attend(layer, cache)
             linear(step.attended, layer.output, out=update_TD)
             norm(update_TD, layer.ffn_norm_D, eps, residual_TD, out=x_TD)
-            linear(x_TD, layer.gate_up, out=step.gate_up)
-            self.operators.silu_mul(step.gate_up, out=step.ffn)
+            linear(x_TD, layer.gate_up, out=step.ffn)
             linear(step.ffn, layer.down, out=update_TD)
         norm(update_TD, self._weights.final_norm_D, eps, residual_TD, out=x_TD)
         return x_TD
@@ -107,7 +113,9 @@ class Decoder:
     @torch.inference_mode()
     def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
         """float32 [R, V] of the rows of `forward`'s result that are asked for."""
-        return self.operators.linear(hidden_RD, self._weights.head).float()
+        shape = (len(hidden_RD), self.spec.vocabulary)
+        logits_RV = torch.empty(shape, dtype=torch.float32, device=self.device)
+        return self.operators.linear(hidden_RD, self._weights.head, out=logits_RV)
 
 
 class _Step:
@@ -123,7 +131,6 @@ class _Step:
         "_work",
         "attended",
         "ffn",
-        "gate_up",
         "qkv",
     )
 
@@ -142,7 +149,6 @@ class _Step:
         self._v_TMH = heads[:, -spec.kv_heads :]
         self.attended = rows(spec.query_width)
         self._attended_TNH = self.attended.view(tokens, spec.query_heads, spec.head_size)
-        self.gate_up = rows(2 * spec.ffn_width)
         self.ffn = rows(spec.ffn_width)
 
     def attend(self, layer: LayerWeights, cache: KVCache) -> None:

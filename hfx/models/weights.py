@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -131,14 +130,14 @@ def _read_layer(source: _Source, prefix: str) -> _RawLayer:
 
 
 def _packed_layer(raw: _RawLayer, operators: Operators) -> LayerWeights:
-    packed: dict[str, Any] = {
-        name: operators.pack_linear(linear.weight_OI, linear.bias_O)
+    packed = {
+        name: operators.pack_linear(linear.weight_OI, linear.bias_O, gated=name == "gate_up")
         for name, linear in raw.linears.items()
     }
-    norms = {name: raw.norms.get(name) for name in ("q_norm_H", "k_norm_H")}
     return LayerWeights(
         input_norm_D=raw.norms["input_norm_D"],
         ffn_norm_D=raw.norms["ffn_norm_D"],
-        **norms,
+        q_norm_H=raw.norms.get("q_norm_H"),
+        k_norm_H=raw.norms.get("k_norm_H"),
         **packed,
     )

@@ -13,8 +13,9 @@ import torch
 from hfx.kernels import _cpu
 
 from ..batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
-from ..operators import Operators, RopeStyle
+from ..operators import LinearWeights, Operators, RopeStyle
 from ..plan import Tiling, WorkList
+from . import linear as packed
 from .isa import FORCED_ISA, ISAS, level_of
 
 HEAD_SIZE_STEP = 16  # floats in the widest vector: rows of a head have no remainder
@@ -237,3 +238,17 @@ class CpuOperators(Operators):
             self.level,
         )
         return out
+
+    def pack_linear(
+        self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, gated: bool = False
+    ) -> LinearWeights:
+        if packed.objection(weight_OI, gated) is not None:
+            return super().pack_linear(weight_OI, bias_O, gated=gated)
+        return packed.pack_linear(weight_OI, bias_O, gated=gated, threads=self.threads)
+
+    def linear(
+        self, x_TI: torch.Tensor, weights: LinearWeights, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if not isinstance(weights, packed.PackedLinear):
+            return super().linear(x_TI, weights, out)
+        return packed.linear(x_TI, weights, out, level=self.level, threads=self.threads)
