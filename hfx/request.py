@@ -89,8 +89,9 @@ class Sampling:
 
         require(self.max_tokens >= 1, "max_tokens", "at least 1")
         require(
-            0 <= self.min_tokens <= self.max_tokens, "min_tokens", f"0 to {self.max_tokens} "
-            "(max_tokens)",
+            0 <= self.min_tokens <= self.max_tokens,
+            "min_tokens",
+            f"0 to {self.max_tokens} (max_tokens)",
         )
         require(0.0 <= self.temperature <= 100.0, "temperature", "from 0 to 100")
         require(0.0 < self.top_p <= 1.0, "top_p", "greater than 0 and at most 1")
@@ -98,7 +99,9 @@ class Sampling:
         require(0.0 <= self.min_p <= 1.0, "min_p", "from 0 to 1")
         require(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "from -2 to 2")
         require(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "from -2 to 2")
-        require(0.0 < self.repetition_penalty <= 100.0, "repetition_penalty", "above 0, at most 100")
+        require(
+            0.0 < self.repetition_penalty <= 100.0, "repetition_penalty", "above 0, at most 100"
+        )
         require(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "from 0 to 20")
         require(all(self.stop), "stop", "strings of at least one character")
 

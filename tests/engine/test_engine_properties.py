@@ -38,7 +38,7 @@ def arrivals() -> st.SearchStrategy[list[Arrival]]:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     arrivals=arrivals(),
     blocks=st.integers(10, 30),
