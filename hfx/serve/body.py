@@ -1,5 +1,6 @@
 """Reading request bodies: bytes to JSON to a checked model, with errors that say where and why."""
 
+import asyncio
 from typing import TypeVar
 
 import orjson
@@ -11,6 +12,7 @@ from .protocol import Body
 
 B = TypeVar("B", bound=Body)
 
+LARGE_BYTES = 128 << 10  # parsing more takes milliseconds, which the event loop has not
 _JSON_TYPES = ("application/json", "")
 
 
@@ -25,7 +27,10 @@ async def read(request: Request, model: type[B]) -> B:
         raise ApiError(
             415, f"content-type is {kind}: send JSON with 'Content-Type: application/json'"
         )
-    return parse(await request.body(), model)
+    raw = await request.body()
+    if len(raw) < LARGE_BYTES:
+        return parse(raw, model)
+    return await asyncio.to_thread(parse, raw, model)
 
 
 def parse(raw: bytes, model: type[B]) -> B:

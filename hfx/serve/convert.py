@@ -20,6 +20,7 @@ from .protocol import (
     GenerationBody,
 )
 
+COMPLETIONS = 2048  # of one request, over all its prompts
 COMPLETION_TOKENS = 16  # OpenAI's default of `max_tokens` for text completions
 _RESERVED = ("messages", "add_generation_prompt", "conversation")
 
@@ -73,6 +74,13 @@ def check_supported(body: Body) -> None:
 
 
 def _check_completion(body: CompletionRequest) -> None:
+    choices = len(body.prompt) * (body.n or 1)
+    if choices > COMPLETIONS:
+        raise bad_field(
+            "prompt",
+            f"{len(body.prompt)} prompts with n {body.n or 1} are {choices} completions: at most "
+            f"{COMPLETIONS} fit into one request",
+        )
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise unsupported("best_of", body.best_of, f"the value of n ({body.n or 1})")
     if body.echo and body.logprobs is not None:
@@ -247,7 +255,6 @@ def fitted(
     tokens: Sequence[int], served: Served, *, field: str, keep: int | None
 ) -> tuple[int, ...]:
     """Prompt tokens, cut to the last `keep` (-1: what leaves room for one token) and checked."""
-    check_tokens(field, tokens, served)
     limit = served.max_model_len - 1
     if keep is not None:
         tokens = tokens[-min(limit if keep == -1 else keep, len(tokens)) :] if keep else ()
@@ -255,6 +262,7 @@ def fitted(
         raise bad_field(field, f"{field} is empty: give at least one token", "empty_prompt")
     if len(tokens) > limit:
         raise too_long(field, len(tokens), served)
+    check_tokens(field, tokens, served)
     return tuple(tokens)
 
 

@@ -17,6 +17,8 @@ _TYPES = {
 
 _INSTANCE = re.compile(r"a valid dictionary or instance of \w+")
 
+_SUBJECT = re.compile(r"^(Input|List|String) should")
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 80, 80
 _short.maxlist = _short.maxdict = 4
@@ -87,8 +89,8 @@ def from_validation(error: ValidationError) -> ApiError:
     param = ".".join(str(part) for part in first["loc"]) or None
     if first["type"] == "missing":
         return ApiError(400, f"{param} is missing: it is required", param=param, code="missing")
-    limit = _INSTANCE.sub("an object", first["msg"])
-    limit = limit.replace("Input should be", "it must be").replace(" should have", " must have")
+    limit = _INSTANCE.sub("an object", first["msg"]).split(" after validation", 1)[0]
+    limit = _SUBJECT.sub("it must", limit)
     value = shown(first["input"])
     return ApiError(400, f"{param or 'the body'} is {value}: {limit}", param=param, code="invalid")
 

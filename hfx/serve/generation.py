@@ -155,7 +155,7 @@ class Generation(Response):
         if isinstance(error, EngineDraining):
             return draining()
         if isinstance(error, EngineDead):
-            return ApiError(500, f"the engine has stopped: {error}", code="engine_dead")
+            return ApiError(500, str(error), code="engine_dead")
         if isinstance(error, ValueError):
             return ApiError(400, str(error), code="invalid")
         return ApiError(500, str(error), code="engine_error")

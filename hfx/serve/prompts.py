@@ -50,12 +50,11 @@ class Prompts:
         self, messages: Sequence[ChatMessage], body: ChatCompletionRequest | TokenizeRequest
     ) -> Sequence[int]:
         """The tokens of a conversation, whatever their number."""
-        turns = convert.conversation(messages)
 
         def tokens() -> list[int]:
             text = convert.render(
                 self._template,
-                turns,
+                convert.conversation(messages),
                 opens=body.add_generation_prompt,
                 continues=body.continue_final_message,
                 variables=body.chat_template_kwargs,
@@ -63,30 +62,18 @@ class Prompts:
             self._check_hope(text, "messages", body)
             return self._tokenizer.encode(text, add_special_tokens=False)
 
-        return await self._run(sum(len(turn["content"]) for turn in turns), tokens)
+        return await self._run(sum(map(_characters, messages)), tokens)
 
     async def texts(self, body: CompletionRequest) -> list[tuple[tuple[int, ...], str]]:
         """The tokens of each prompt, and its text if it is to be echoed."""
-        made = []
-        for prompt in body.prompt:
-            tokens = await self.text(prompt, body)
-            kept = self._fitted(tokens, "prompt", body.truncate_prompt_tokens)
-            made.append((kept, self._echo(prompt, kept, len(tokens)) if body.echo else ""))
-        return made
+        return await self._run(
+            sum(map(len, body.prompt)),
+            lambda: [self._prompt(prompt, body) for prompt in body.prompt],
+        )
 
-    async def text(
-        self, prompt: Prompt, body: CompletionRequest | TokenizeRequest
-    ) -> Sequence[int]:
-        """The tokens of one prompt, whatever their number."""
-        if not isinstance(prompt, str):
-            return prompt
-        special = body.add_special_tokens is not False
-
-        def tokens() -> list[int]:
-            self._check_hope(prompt, "prompt", body)
-            return self._tokenizer.encode(prompt, add_special_tokens=special)
-
-        return await self._run(len(prompt), tokens)
+    async def text(self, prompt: str, body: TokenizeRequest) -> Sequence[int]:
+        """The tokens of a text, whatever their number."""
+        return await self._run(len(prompt), lambda: self._encoded(prompt, body))
 
     async def detokenized(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones included."""
@@ -101,6 +88,18 @@ class Prompts:
 
     def _fitted(self, tokens: Sequence[int], field: str, keep: int | None) -> tuple[int, ...]:
         return convert.fitted(tokens, self._served, field=field, keep=keep)
+
+    def _prompt(self, prompt: Prompt, body: CompletionRequest) -> tuple[tuple[int, ...], str]:
+        tokens = self._encoded(prompt, body)
+        kept = self._fitted(tokens, "prompt", body.truncate_prompt_tokens)
+        return kept, self._echo(prompt, kept, len(tokens)) if body.echo else ""
+
+    def _encoded(self, prompt: Prompt, body: CompletionRequest | TokenizeRequest) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        self._check_hope(prompt, "prompt", body)
+        special = body.add_special_tokens is not False
+        return self._tokenizer.encode(prompt, add_special_tokens=special)
 
     def _echo(self, prompt: Prompt, kept: tuple[int, ...], tokens: int) -> str:
         if isinstance(prompt, str) and len(kept) == tokens:
@@ -118,3 +117,9 @@ class Prompts:
     def _longest_bytes(self) -> int:
         token_bytes = self._tokenizer.token_bytes
         return max(len(token_bytes(token)) for token in range(self._tokenizer.vocab_size))
+
+
+def _characters(message: ChatMessage) -> int:
+    """About how much text a message holds; a part counts as much as a page."""
+    content = message.content
+    return len(content) if isinstance(content, str) else 1000 * len(content or ())
