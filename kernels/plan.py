@@ -106,8 +106,7 @@ def _kv_begin(spec: AttentionSpec, position_W: Int64Array) -> Int64Array:
 
 def _cost(keys_W: Int64Array, rows_W: Int64Array) -> Int64Array:
     """Relative cost of tiles: the products of their rows, and reading the keys (as 4 rows more)."""
-    cost_W: Int64Array = keys_W * (rows_W + 4) + 64 * rows_W
-    return cost_W
+    return keys_W * (rows_W + 4) + 64 * rows_W
 
 
 def _parts(spec: AttentionSpec, tiles: Int64Array, tiling: Tiling) -> Int64Array:
@@ -116,7 +115,8 @@ def _parts(spec: AttentionSpec, tiles: Int64Array, tiling: Tiling) -> Int64Array
     cost_W = _cost(keys_W, tiles[:, 2] * spec.group)
     share = max(1, int(cost_W.sum()) * spec.kv_heads // (tiling.programs * tiling.shares))
     most_W = np.maximum(1, keys_W // tiling.split_tokens)
-    return np.minimum(most_W, -(-cost_W // share))
+    parts_W: Int64Array = np.minimum(most_W, -(-cost_W // share))
+    return parts_W
 
 
 def _split(

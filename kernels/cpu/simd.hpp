@@ -44,7 +44,10 @@ HFX_INLINE vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
 HFX_INLINE float sum(vf a) { return _mm512_reduce_add_ps(a); }
 HFX_INLINE float greatest(vf a) { return _mm512_reduce_max_ps(a); }
 HFX_INLINE vf round_to_int(vf a) { return _mm512_roundscale_ps(a, 0x08); }
-HFX_INLINE vf scale_by_power(vf mantissa, vf power) { return _mm512_scalef_ps(mantissa, power); }
+HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -126
+  const __mmask16 normal = _mm512_cmp_ps_mask(x, splat(-126.f), _CMP_GE_OQ);
+  return _mm512_maskz_scalef_ps(normal, mantissa, power);
+}
 
 HFX_INLINE vf load_bf16(const uint16_t* p) {
   const __m256i half = _mm256_loadu_si256((const __m256i*)p);
@@ -102,10 +105,10 @@ HFX_INLINE float greatest(vf a) {
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 HFX_INLINE vf round_to_int(vf a) { return _mm256_round_ps(a, 0x08); }
-// The exponent field is 8 bits: powers below -126 would wrap, so callers clamp to that.
-HFX_INLINE vf scale_by_power(vf mantissa, vf power) {
+HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -126
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
-  return mul(mantissa, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+  const vf scaled = mul(mantissa, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+  return _mm256_and_ps(scaled, _mm256_cmp_ps(x, splat(-126.f), _CMP_GE_OQ));
 }
 
 HFX_INLINE vf load_bf16(const uint16_t* p) {
@@ -145,11 +148,9 @@ HFX_INLINE vf dot_pairs(vf acc, const uint16_t* a, vb b) {
 #endif
 }
 
-// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], relative
-// error < 3e-7. Anything below
-// -126, -inf and NaN too, gives 2^-126, which vanishes beside the row maximum 2^0.
+// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], relative error < 3e-7. Below
+// -126, the least normal number, it's 0; of minus infinity and NaN too.
 HFX_INLINE vf exp2_of_negative(vf x) {
-  x = max(x, splat(-126.f));
   const vf power = round_to_int(x);
   const vf f = sub(x, power);
   vf p = splat(1.3276471e-3f);
@@ -158,7 +159,7 @@ HFX_INLINE vf exp2_of_negative(vf x) {
   p = fma(p, f, splat(2.4022120e-1f));
   p = fma(p, f, splat(6.9314694e-1f));
   p = fma(p, f, splat(1.0000001f));
-  return scale_by_power(p, power);
+  return scale_by_power(p, power, x);
 }
 
 }  // namespace HFX_ISA

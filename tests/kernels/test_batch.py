@@ -1,0 +1,80 @@
+"""Shapes that contradict each other are refused with what is wrong; the derived facts are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hfx.kernels import AttentionSpec, KVCache, RaggedBatch
+
+
+def test_positions_and_slots_follow_the_table():
+    batch = RaggedBatch(
+        query_starts=np.array([0, 3, 4]),
+        context_lens_S=np.array([18, 1]),
+        table_SC=np.array([[7, 2], [5, 0]]),
+        page_tokens=16,
+    )
+
+    assert batch.positions_T.tolist() == [15, 16, 17, 0]
+    assert batch.slots_T.tolist() == [7 * 16 + 15, 2 * 16, 2 * 16 + 1, 5 * 16]
+    assert batch.slots_T.dtype == np.int64
+    assert batch.tokens == 4
+
+
+def test_pairs_leave_out_sequences_that_compute_nothing():
+    batch = RaggedBatch(np.array([0, 2, 2, 3]), np.array([2, 9, 6]), np.zeros((3, 1)), 16)
+
+    assert batch.pairs == [(2, 0), (1, 5)]
+
+
+def test_an_empty_batch_is_fine():
+    batch = RaggedBatch(np.array([0]), np.array([]), np.empty((0, 1)), 16)
+
+    assert batch.tokens == 0
+    assert batch.pairs == []
+
+
+@pytest.mark.parametrize(
+    ("starts", "contexts", "table", "message"),
+    [
+        ([1, 2], [2], [[0]], "query_starts"),
+        ([0, 2], [2, 2], [[0]], "context_lens_S has shape"),
+        ([0, 2], [2], [[0], [1]], "table_SC has shape"),
+        ([0, 2], [1], [[0]], "query lengths"),
+        ([0, 2, 1], [2, 2], [[0], [1]], "query lengths"),
+        ([0, 1], [17], [[0]], "holds 16 tokens"),
+    ],
+)
+def test_lengths_that_contradict_each_other_are_refused(starts, contexts, table, message):
+    with pytest.raises(ValueError, match=message):
+        RaggedBatch(np.array(starts), np.array(contexts), np.array(table), 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_heads": 7}, "multiple of kv_heads"),
+        ({"kv_heads": 0}, "kv_heads is 0"),
+        ({"head_size": 0}, "head_size is 0"),
+        ({"page_tokens": 48}, "page_tokens is 48"),
+        ({"window": -1}, "window is -1"),
+        ({"dtype": torch.int8}, "dtype is torch.int8"),
+    ],
+)
+def test_impossible_shapes_are_refused(change, message):
+    sizes = dict(query_heads=8, kv_heads=2, head_size=64, page_tokens=16, dtype=torch.bfloat16)
+
+    with pytest.raises(ValueError, match=message):
+        AttentionSpec(**(sizes | change))
+
+
+def test_bytes_per_page_is_what_a_cache_takes(any_operators):
+    spec = AttentionSpec(9, 3, 64, 32, torch.bfloat16)
+    cache = any_operators.allocate_cache(spec, 5)
+
+    assert cache.pages == 5
+    assert KVCache.bytes_per_page(spec) == 2 * 32 * 3 * 64 * 2
+    if any_operators.name != "reference":  # which keeps float64 whatever the spec says
+        assert cache.k.nbytes + cache.v.nbytes == 5 * KVCache.bytes_per_page(spec)
