@@ -33,7 +33,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(0, 1) where nothing was tried."""
+        """(0, 1) where nothing was tried; none and all are exactly 0 and 1."""
         if not self.total:
             return 0.0, 1.0
         z2 = WILSON_Z**2
@@ -41,7 +41,8 @@ class Share:
         centre = (self.value + z2 / (2 * self.total)) / scale
         spread = self.value * (1 - self.value) / self.total + z2 / (4 * self.total**2)
         half = WILSON_Z * math.sqrt(spread) / scale
-        return max(0.0, centre - half), min(1.0, centre + half)
+        low = centre - half if self.hits else 0.0
+        return low, (centre + half if self.hits < self.total else 1.0)
 
 
 def output_tokens(outcome: Outcome) -> int:

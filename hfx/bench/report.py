@@ -30,7 +30,7 @@ _TOTALS = (
     ("output_throughput", "Output tokens per second", ".2f"),
     ("total_token_throughput", "Total tokens per second", ".2f"),
     ("max_output_tokens_per_s", "Output tokens in the best second", ".0f"),
-    ("max_concurrent_requests", "Most requests under way", "d"),
+    ("max_concurrent_requests", "Requests in the busiest second", "d"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Measurements of hfx, each beside the machine's limits and the peers; see README.md."""

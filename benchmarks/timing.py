@@ -1,0 +1,28 @@
+"""Fair timing of several ways to do the same thing: taking turns, medians. Seconds."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def medians_s(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int, least_s: float = 2e-3
+) -> dict[str, float]:
+    """The median time of one call of each way.
+
+    The ways take turns, so that a change of the machine's speed meets all of them. In a turn, each
+    is repeated until `least_s` has passed, the first turn being for warming up.
+    """
+    repeats = {name: max(1, round(least_s / _once_s(way, 1))) for name, way in ways.items()}
+    samples: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            samples[name].append(_once_s(way, repeats[name]))
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _once_s(way: Callable[[], object], repeats: int) -> float:
+    start_s = time.perf_counter()
+    for _ in range(repeats):
+        way()
+    return (time.perf_counter() - start_s) / repeats
