@@ -43,7 +43,12 @@ def application(site: Site) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    return Trace(guarded, count=site.metrics.count, log_requests=site.http.log_requests)
+    return Trace(
+        guarded,
+        root_path=site.http.root_path,
+        count=site.metrics.count,
+        log_requests=site.http.log_requests,
+    )
 
 
 def fastapi(site: Site) -> FastAPI:
@@ -52,7 +57,6 @@ def fastapi(site: Site) -> FastAPI:
         title="hfx",
         version=hfx.__version__,
         description="OpenAI-compatible serving of language models.",
-        root_path=site.http.root_path,
         docs_url=None,
         redoc_url=None,
     )
@@ -103,6 +107,7 @@ def _schema(api: FastAPI) -> dict[str, Any]:
             version=api.version,
             description=api.description,
             routes=api.routes,
+            servers=[{"url": api.state.site.http.root_path or "/"}],
         )
         template = "#/components/schemas/{model}"
         _, bodies = models_json_schema(

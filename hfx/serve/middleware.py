@@ -41,12 +41,21 @@ async def answer(error: ApiError, send: Send) -> None:
 
 
 class Trace:
-    """Outermost: X-Request-Id in and out, and one call of `count` and one log line per response."""
+    """Outermost: X-Request-Id in and out, and one call of `count` and one log line per response.
+
+    It also strips the path under which a proxy serves us, and lets HEAD be asked wherever GET may.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, count: Callable[[str, str, int], None], log_requests: bool
+        self,
+        app: ASGIApp,
+        *,
+        root_path: str,
+        count: Callable[[str, str, int], None],
+        log_requests: bool,
     ) -> None:
         self._app = app
+        self._root_path = root_path.rstrip("/")
         self._count = count
         self._log_requests = log_requests
 
@@ -57,7 +66,9 @@ class Trace:
         given = header(scope, b"x-request-id")
         known = given is not None and _REQUEST_ID.fullmatch(given) is not None
         request_id = given if known and given else uuid.uuid4().hex.encode()
-        scope["request_id"] = request_id.decode("ascii")
+        scope = {**scope, "request_id": request_id.decode("ascii"), "path": self._path(scope)}
+        if scope["method"] == "HEAD":  # the server drops the body: it goes by its own scope
+            scope["method"] = "GET"
         started_s, status = time.monotonic(), 0
 
         async def traced(message: Message) -> None:
@@ -71,6 +82,12 @@ class Trace:
             await self._app(scope, receive, traced)
         finally:
             self._account(scope, status, time.monotonic() - started_s)
+
+    def _path(self, scope: Scope) -> str:
+        """The path as routes know it, whether or not a proxy has stripped its prefix."""
+        path: str = scope["path"]
+        is_ours = self._root_path and path.startswith(self._root_path + "/")
+        return path.removeprefix(self._root_path) if is_ours else path
 
     def _account(self, scope: Scope, status: int, duration_s: float) -> None:
         status = status or 499  # the client left before there was an answer
@@ -106,8 +123,7 @@ class Guard:
         await self._app(scope, self._bounded(receive), send)
 
     def _check(self, scope: Scope) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if self._digests and path not in OPEN_PATHS and not self._has_key(scope):
+        if self._digests and scope["path"] not in OPEN_PATHS and not self._has_key(scope):
             raise ApiError(
                 401,
                 "the API key is missing or wrong: send 'Authorization: Bearer KEY'",

@@ -107,7 +107,9 @@ class Prompts:
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def _check_hope(self, text: str, field: str, body: object) -> None:
-        if getattr(body, "truncate_prompt_tokens", None) is not None:
+        """Refuse before tokenising what can't fit by far."""
+        is_long = len(text) > max(LARGE_CHARACTERS, self._served.max_model_len * HOPELESS)
+        if not is_long or getattr(body, "truncate_prompt_tokens", None) is not None:
             return
         least = len(text) // (self._longest_bytes * HOPELESS)
         if least >= self._served.max_model_len:

@@ -30,6 +30,7 @@ from .start import Phases, configuration, greeting
 log = logging.getLogger("hfx.serve")
 
 CONNECTIONS_BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than proxies keep idle connections, or they write into closed ones
 # What loading raises for files, settings and machines that don't fit together.
 _MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 FLUSH_S = 5.0  # what aborted answers get to write their last event
@@ -117,6 +118,7 @@ class Life:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(FLUSH_S),
             )
         )
@@ -164,7 +166,7 @@ class Life:
         return None
 
     def _launch(self) -> AsyncEngine:
-        self._phases.enter("engine")
+        self._phases.enter("libraries")
         return AsyncEngine.launch(self._config.engine, progress=self._progress)
 
     @property

@@ -23,6 +23,7 @@ class Running:
     process: subprocess.Popen[str]
     lines: "Queue[str]"
     port: int
+    http: httpx.Client
     text: str = ""
 
     @property
@@ -38,10 +39,10 @@ class Running:
                 raise AssertionError(f"no {mark!r} within {START_S} s in:\n{self.text}") from None
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+        return self.http.get(path)
 
     def post(self, path: str, document: object, **options: object) -> httpx.Response:
-        return httpx.post(self.url + path, json=document, timeout=60, **options)
+        return self.http.post(path, json=document, **options)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over all its labels."""
@@ -55,7 +56,13 @@ class Running:
         try:
             return self.process.wait(timeout=60)
         finally:
-            self.process.kill()
+            self.end()
+
+    def end(self) -> None:
+        """End it at once."""
+        self.http.close()
+        self.process.kill()
+        self.process.wait()
 
 
 Start = Callable[..., Running]
@@ -88,7 +95,8 @@ def spawn(*arguments: str, environment: dict[str, str] | None = None) -> Running
         lines.put("(the process has ended)")
 
     threading.Thread(target=drain, daemon=True).start()
-    return Running(process, lines, port)
+    http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+    return Running(process, lines, port, http)
 
 
 @pytest.fixture
@@ -102,8 +110,7 @@ def start() -> Iterator[Start]:
 
     yield started
     for server in servers:
-        server.process.kill()
-        server.process.wait()
+        server.end()
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +127,7 @@ def server() -> Iterator[Running]:
         yield running
         assert running.stop() == 0
     finally:
-        running.process.kill()
-        running.process.wait()
+        running.end()
 
 
 @pytest.fixture(scope="session")

@@ -390,3 +390,15 @@ def test_keys_are_asked_for_except_where_operators_look() -> None:
             assert call.status == 200
 
     play(scene, api_key=("one", "two"))
+
+
+def test_a_proxys_prefix_may_be_stripped_or_not() -> None:
+    async def scene(stage: Stage) -> None:
+        for path in ("/llm/version", "/version", "/llm/docs"):
+            call = stage.get(path)
+            await call.task
+            assert call.status == 200
+        schema = await stage.get("/llm/openapi.json").answer()
+        assert schema["servers"] == [{"url": "/llm"}]
+
+    play(scene, root_path="/llm", api_key=("key",))

@@ -18,11 +18,8 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
 
 
-def send(server: Any, path: str, body: bytes, **headers: str) -> httpx.Response:
-    headers = {"content-type": "application/json"} | {
-        name.replace("_", "-"): value for name, value in headers.items()
-    }
-    return httpx.post(server.url + path, content=body, headers=headers, timeout=60)
+def send(server: Any, path: str, body: bytes) -> httpx.Response:
+    return server.http.post(path, content=body, headers={"content-type": "application/json"})
 
 
 def chat(**fields: Any) -> tuple[str, bytes]:
@@ -113,7 +110,7 @@ def test_every_refusal_has_openais_form(
     status: int,
     message: str,
 ) -> None:
-    answer = httpx.request(method, server.url + path, headers=headers, content=body, timeout=30)
+    answer = server.http.request(method, path, headers=headers, content=body)
 
     assert answer.status_code == status
     assert message in replies.ErrorReply.model_validate_json(answer.content).error.message
@@ -122,7 +119,7 @@ def test_every_refusal_has_openais_form(
 def test_a_body_without_a_length_is_cut_off_at_the_limit(server: Any) -> None:
     pieces = (b" " * 65536 for _ in range(40))
 
-    answer = httpx.post(server.url + TEXT, content=pieces, timeout=30)
+    answer = server.http.post(TEXT, content=pieces)
 
     assert answer.status_code == 413
 
@@ -152,7 +149,7 @@ FIELDS = st.sampled_from(
 def test_any_json_is_answered_and_never_with_a_5xx(
     server: Any, fields: dict[str, Any], path: str
 ) -> None:
-    answer = httpx.post(server.url + path, json={"max_tokens": -1} | fields, timeout=60)
+    answer = server.http.post(path, json={"max_tokens": -1} | fields)
 
     assert 200 <= answer.status_code < 500
 
@@ -220,7 +217,7 @@ def test_a_conversation_is_tokenised_as_a_chat_would_be(server: Any) -> None:
 
 def test_request_ids_come_back_and_unsafe_ones_are_replaced(server: Any) -> None:
     def request_id(sent: str) -> str:
-        answer = httpx.get(f"{server.url}/version", headers={"X-Request-Id": sent})
+        answer = server.http.get("/version", headers={"X-Request-Id": sent})
         return answer.headers["x-request-id"]
 
     assert request_id("abc-1") == "abc-1"
@@ -230,7 +227,7 @@ def test_request_ids_come_back_and_unsafe_ones_are_replaced(server: Any) -> None
 def test_browsers_may_call_from_allowed_origins_only(server: Any) -> None:
     def allowed(origin: str) -> str | None:
         headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        answer = httpx.options(server.url + CHAT, headers=headers)
+        answer = server.http.options(CHAT, headers=headers)
         return answer.headers.get("access-control-allow-origin")
 
     assert allowed("https://app.example") == "https://app.example"
@@ -247,6 +244,13 @@ def test_streams_are_events_with_comments_while_nothing_comes(server: Any) -> No
     assert lines[-1] == "data: [DONE]"
     assert ": keep-alive" in lines
     assert all(line == ": keep-alive" or line.startswith("data: ") for line in lines)
+
+
+def test_head_is_answered_where_get_is(server: Any) -> None:
+    answer = server.http.head("/health")
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 0
 
 
 def test_the_docs_page_needs_no_internet_and_lists_every_endpoint(server: Any) -> None:
