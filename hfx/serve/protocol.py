@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, BIASES, CHOICES = 16, 1024, 128, 1024, 128
+MESSAGES = 16384  # checking more would keep the interpreter to itself for a tenth of a second
 INT64 = 2**63
 
 
@@ -160,7 +161,7 @@ class GenerationBody(Body):
     min_p: float | None = Field(
         None, ge=0, le=1, description="Drop tokens less likely than this times the likeliest."
     )
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     min_tokens: int | None = Field(None, ge=0, description="No end of sequence before this many.")
     ignore_eos: bool | None = Field(None, description="Go on to `max_tokens`.")
     stop_token_ids: list[int] | None = Field(None, max_length=STOP_TOKENS)
@@ -192,7 +193,9 @@ class ChatMessage(Body):
 class ChatCompletionRequest(GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    messages: list[ChatMessage] = Field(min_length=1, description="The conversation so far.")
+    messages: list[ChatMessage] = Field(
+        min_length=1, max_length=MESSAGES, description="The conversation so far."
+    )
     max_completion_tokens: int | None = Field(
         None, ge=1, description="OpenAI's newer name of `max_tokens`; wins over it."
     )
@@ -224,7 +227,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MESSAGES)
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
