@@ -14,7 +14,6 @@ import torch
 F32, F16, BF16 = 0, 1, 30
 Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K = 2, 3, 6, 8, 12, 14
 
-PLAIN = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
 # type: (numbers, bytes) of a block; `gguf` has the full table, but takes a second to import
 BLOCKS = {
     F32: (1, 4),
@@ -59,55 +58,45 @@ def dequantize(raw: torch.Tensor, kind: int, out: torch.Tensor) -> None:
         ValueError: the type can't be dequantised.
     """
     assert out.dim() == 2 and raw.shape[0] == out.shape[0], (raw.shape, out.shape)
-    if kind in PLAIN:
-        out.copy_(_typed(raw, PLAIN[kind]))
-        return
-    expand = EXPAND.get(kind)
-    if expand is None:
-        out.copy_(_by_reference(raw, kind))
-        return
-    nbytes = BLOCKS[kind][1]
+    nbytes = block_shape(kind)[1]
     rows = max(1, SLICE_NUMBERS // out.shape[1])
     for start in range(0, len(out), rows):
-        blocks = raw[start : start + rows].reshape(-1, nbytes)
         piece = out[start : start + rows]
-        piece.copy_(expand(blocks).view(piece.shape))
-
-
-def _typed(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The bytes seen as `dtype`; copied only where they aren't aligned for that."""
-    if raw.data_ptr() % dtype.itemsize or raw.stride(0) % dtype.itemsize:
-        raw = raw.clone()
-    return raw.view(dtype)
+        blocks = raw[start : start + rows].reshape(-1, nbytes)
+        expand = EXPAND.get(kind)
+        numbers = expand(blocks) if expand else _by_reference(blocks, kind)
+        piece.copy_(numbers.view(piece.shape))
 
 
 def _halves(blocks: torch.Tensor, start: int) -> torch.Tensor:
     """The float16 at byte `start` of every block, as float32 [B, 1]."""
-    return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
+    at = start // 2
+    return blocks.view(torch.float16)[:, at : at + 1].float()
 
 
-def _nibbles(packed_BK: torch.Tensor, out_B2K: torch.Tensor) -> torch.Tensor:
-    """Low halves of all bytes, then high halves."""
-    out_B2K[:, 0] = packed_BK & 0x0F
-    out_B2K[:, 1] = packed_BK >> 4
-    return out_B2K
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """The low halves of each row's bytes, then the high ones: uint8 [rows, 2 x bytes]."""
+    pairs = packed.view(torch.int16)  # two bytes an operation
+    rows, width = pairs.shape
+    split = torch.empty(rows, 2, width, dtype=torch.int16)
+    torch.bitwise_and(pairs, 0x0F0F, out=split[:, 0])
+    torch.bitwise_and(pairs >> 4, 0x0F0F, out=split[:, 1])
+    return split.view(rows, 2 * width).view(torch.uint8)
 
 
 def _q4_0(blocks: torch.Tensor) -> torch.Tensor:
-    x = _nibbles(blocks[:, 2:], torch.empty(len(blocks), 2, 16))
-    return x.sub_(8).mul_(_halves(blocks, 0).unsqueeze(2))
+    return _nibbles(blocks[:, 2:]).float().sub_(8).mul_(_halves(blocks, 0))
 
 
 def _q4_1(blocks: torch.Tensor) -> torch.Tensor:
-    x = _nibbles(blocks[:, 4:], torch.empty(len(blocks), 2, 16))
-    return x.mul_(_halves(blocks, 0).unsqueeze(2)).add_(_halves(blocks, 2).unsqueeze(2))
+    return _nibbles(blocks[:, 4:]).float().mul_(_halves(blocks, 0)).add_(_halves(blocks, 2))
 
 
 def _q5_0(blocks: torch.Tensor) -> torch.Tensor:
-    x = _nibbles(blocks[:, 6:], torch.empty(len(blocks), 2, 16)).view(-1, 32)
     bits = torch.arange(8, dtype=torch.uint8)
     fifth = (blocks[:, 2:6].unsqueeze(2) >> bits & 1).view(-1, 32)
-    return x.add_(fifth * 16).sub_(16).mul_(_halves(blocks, 0))
+    x = _nibbles(blocks[:, 6:]) | (fifth << 4)
+    return x.float().sub_(16).mul_(_halves(blocks, 0))
 
 
 def _q8_0(blocks: torch.Tensor) -> torch.Tensor:
@@ -121,26 +110,23 @@ def _q4_k(blocks: torch.Tensor) -> torch.Tensor:
     least = torch.cat((middle & 63, (high >> 4) | ((middle >> 2) & 48)), 1).float()
     scale.mul_(_halves(blocks, 0))
     least.mul_(_halves(blocks, 2))
-    x = torch.empty(len(blocks), 4, 2, 32)
-    packed = blocks[:, 16:].reshape(-1, 32)
-    _nibbles(packed, x.view(-1, 2, 32))
-    return x.view(-1, 8, 32).mul_(scale.unsqueeze(2)).sub_(least.unsqueeze(2))
+    x = _nibbles(blocks[:, 16:].reshape(-1, 32)).float().view(-1, 8, 32)
+    return x.mul_(scale.unsqueeze(2)).sub_(least.unsqueeze(2))
 
 
 def _q6_k(blocks: torch.Tensor) -> torch.Tensor:
     """Two halves of 128: four low bits from 64 bytes, two high ones from 32; a scale per 16."""
-    low = blocks[:, :128].reshape(-1, 2, 64)
-    high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
-    x = torch.empty(len(blocks), 2, 4, 32, dtype=torch.uint8)
-    x[:, :, :2] = (low & 15).view(-1, 2, 2, 32)
-    x[:, :, 2:] = (low >> 4).view(-1, 2, 2, 32)
+    x = _nibbles(blocks[:, :128].reshape(-1, 64)).view(-1, 2, 4, 32)
     shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8).view(4, 1)
-    x |= (high >> shifts & 3) << 4
+    x |= (blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shifts & 3) << 4
     scale = blocks[:, 192:208].contiguous().view(torch.int8).float().mul_(_halves(blocks, 208))
     return x.view(-1, 16, 16).float().sub_(32).mul_(scale.unsqueeze(2))
 
 
 EXPAND: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
+    F32: lambda raw: raw.view(torch.float32),
+    F16: lambda raw: raw.view(torch.float16),
+    BF16: lambda raw: raw.view(torch.bfloat16),
     Q4_0: _q4_0,
     Q4_1: _q4_1,
     Q5_0: _q5_0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hfx.kernels import RopeScaling
@@ -96,7 +97,9 @@ def unpaired(rows_RB: torch.Tensor, heads: int) -> torch.Tensor:
     stored, still quantised bytes at loading, and leaves every decoder with one style, "neox".
     """
     rows, width = rows_RB.shape
-    return rows_RB.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
+    pairs = rows_RB.numpy().reshape(heads, rows // heads // 2, 2, width)
+    # numpy's copy stays on this thread; torch's would wait for a parallel region.
+    return torch.from_numpy(np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, width))
 
 
 def spec_from_gguf(file: GgufFile) -> DecoderSpec:

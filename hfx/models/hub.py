@@ -43,9 +43,7 @@ def resolve(
         return _in_folder(path)
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ValueError(
-                f"{path}: a file, and no .gguf file; supported: a model folder or .gguf"
-            )
+            raise ValueError(f"{path}: not a .gguf file; supported: a model folder or a .gguf file")
         return ModelLocation(path, path.stem)
     if not HUB_ID.fullmatch(model) or path.suffix == ".gguf":
         raise ValueError(f"{model}: no such file or folder, and no Hub id (owner/name)")

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from .dequantize import SLICE_NUMBERS
+
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -46,12 +48,16 @@ class SafetensorsFiles:
             self._data[file] = _map(file)
 
     def read(self, name: str, out: torch.Tensor) -> None:
-        """Copy the tensor into `out`, of as many numbers, rounding to its type."""
+        """Copy the tensor into `out`, two-dimensional and as large, rounding to its type."""
         stored = self.tensors[name]
         raw = self._data[stored.file][stored.offset : stored.offset + stored.nbytes]
         if raw.data_ptr() % stored.dtype.itemsize:
             raw = raw.clone()
-        out.copy_(raw.view(stored.dtype).view(out.shape))
+        values = raw.view(stored.dtype).view(out.shape)
+        # In slices that torch copies on this thread: several threads read at once.
+        rows = max(1, SLICE_NUMBERS // out.shape[1])
+        for start in range(0, len(out), rows):
+            out[start : start + rows] = values[start : start + rows]
 
 
 def _map(file: Path) -> torch.Tensor:

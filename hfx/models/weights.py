@@ -1,40 +1,38 @@
 """Fills a decoder's weights from a checkpoint: every tensor straight into its place, then packed.
 
-Threads read (and dequantise) a few layers ahead of the caller's, which packs; so the originals of
+Each of a few threads takes one layer at a time from file to packed form, so that the originals of
 no more than those layers exist at once. D residual width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
-from hfx.kernels import Operators
+from hfx.kernels import LinearWeights, Operators
 
 from .checkpoint import Checkpoint
 from .decoder import DecoderWeights, LayerWeights
 
 Progress = Callable[[str, float], None]
-READERS = min(4, os.cpu_count() or 1)
-AHEAD = READERS + 1  # layers that may wait, unpacked
+THREADS = min(4, os.cpu_count() or 1)  # more would wait for memory
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
     checkpoint: Checkpoint
+    shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype
     device: torch.device
 
     def tensor(self, *names: str) -> torch.Tensor:
         """The named tensors on top of each other, [sum of rows, columns]."""
-        shapes = self.checkpoint.spec.tensor_shapes()
-        rows = [shapes[name][0] for name in names]
-        shape = (sum(rows), *shapes[names[0]][1:])
+        rows = [self.shapes[name][0] for name in names]
+        shape = (sum(rows), *self.shapes[names[0]][1:])
         tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
         start = 0
         for name, count in zip(names, rows, strict=True):
@@ -44,33 +42,12 @@ class _Source:
             start += count
         return tensor
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Linear:
-    """A linear layer before packing."""
-
-    weight_OI: torch.Tensor
-    bias_O: torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _RawLayer:
-    norms: dict[str, torch.Tensor]
-    linears: dict[str, _Linear]
-
-
-LINEARS = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "output": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
-NORMS = {
-    "input_norm_D": "input_layernorm",
-    "ffn_norm_D": "post_attention_layernorm",
-    "q_norm_H": "self_attn.q_norm",
-    "k_norm_H": "self_attn.k_norm",
-}
+    def linear(self, operators: Operators, *names: str, gated: bool = False) -> LinearWeights:
+        """The named linear layers as one, packed."""
+        weight_OI = self.tensor(*(f"{name}.weight" for name in names))
+        biases = [f"{name}.bias" for name in names]
+        bias_O = self.tensor(*biases) if biases[0] in self.shapes else None
+        return operators.pack_linear(weight_OI, bias_O, gated=gated)
 
 
 def load_weights(
@@ -81,63 +58,47 @@ def load_weights(
     progress: Progress,
 ) -> DecoderWeights:
     """Read, round to `dtype` and pack all weights; `progress` hears the fraction done."""
-    source = _Source(checkpoint, dtype, device)
     spec = checkpoint.spec
-    with ThreadPoolExecutor(READERS, thread_name_prefix="hfx-weights") as pool:
-        embedding = pool.submit(source.tensor, "model.embed_tokens.weight")
-        head = None if spec.tied_embeddings else pool.submit(source.tensor, "lm_head.weight")
+    source = _Source(checkpoint, spec.tensor_shapes(), dtype, device)
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="hfx-weights") as pool:
+        # The largest come first, so that no thread is left with them at the end.
+        tables = pool.submit(_load_tables, source, operators)
         layers = []
-        for raw in _ahead(pool, source):
-            layers.append(_packed_layer(raw, operators))
+        for layer in pool.map(
+            lambda index: _load_layer(source, operators, f"model.layers.{index}."),
+            range(spec.layers),
+        ):
+            layers.append(layer)
             progress("loading weights", len(layers) / (spec.layers + 1))
-        embedding_VD = embedding.result()
-        head_VD = embedding_VD if head is None else head.result()
-        final_norm_D = source.tensor("model.norm.weight")
-    weights = DecoderWeights(
-        embedding_VD, tuple(layers), final_norm_D, operators.pack_linear(head_VD)
-    )
+        embedding_VD, head = tables.result()
+    final_norm_D = source.tensor("model.norm.weight")
     progress("loading weights", 1.0)
-    return weights
+    return DecoderWeights(embedding_VD, tuple(layers), final_norm_D, head)
 
 
-def _ahead(pool: ThreadPoolExecutor, source: _Source) -> Iterator[_RawLayer]:
-    waiting: deque[Future[_RawLayer]] = deque()
-    for layer in range(source.checkpoint.spec.layers):
-        waiting.append(pool.submit(_read_layer, source, f"model.layers.{layer}."))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _load_tables(source: _Source, operators: Operators) -> tuple[torch.Tensor, LinearWeights]:
+    """The embedding, whose rows are looked up, and the head, packed even if it's the same."""
+    embedding_VD = source.tensor("model.embed_tokens.weight")
+    if source.checkpoint.spec.tied_embeddings:
+        return embedding_VD, operators.pack_linear(embedding_VD)
+    return embedding_VD, source.linear(operators, "lm_head")
 
 
-def _read_layer(source: _Source, prefix: str) -> _RawLayer:
-    shapes = source.checkpoint.spec.tensor_shapes()
-    norms = {
-        name: source.tensor(f"{prefix}{theirs}.weight")
-        for name, theirs in NORMS.items()
-        if f"{prefix}{theirs}.weight" in shapes
-    }
-    linears = {
-        name: _Linear(
-            source.tensor(*(f"{prefix}{part}.weight" for part in parts)),
-            source.tensor(*(f"{prefix}{part}.bias" for part in parts))
-            if f"{prefix}{parts[0]}.bias" in shapes
-            else None,
-        )
-        for name, parts in LINEARS.items()
-    }
-    return _RawLayer(norms, linears)
+def _load_layer(source: _Source, operators: Operators, prefix: str) -> LayerWeights:
+    def norm(name: str) -> torch.Tensor:
+        return source.tensor(f"{prefix}{name}.weight")
 
+    def linear(*names: str, gated: bool = False) -> LinearWeights:
+        return source.linear(operators, *(prefix + name for name in names), gated=gated)
 
-def _packed_layer(raw: _RawLayer, operators: Operators) -> LayerWeights:
-    packed = {
-        name: operators.pack_linear(linear.weight_OI, linear.bias_O, gated=name == "gate_up")
-        for name, linear in raw.linears.items()
-    }
+    has_qk_norm = source.checkpoint.spec.qk_norm
     return LayerWeights(
-        input_norm_D=raw.norms["input_norm_D"],
-        ffn_norm_D=raw.norms["ffn_norm_D"],
-        q_norm_H=raw.norms.get("q_norm_H"),
-        k_norm_H=raw.norms.get("k_norm_H"),
-        **packed,
+        input_norm_D=norm("input_layernorm"),
+        qkv=linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        q_norm_H=norm("self_attn.q_norm") if has_qk_norm else None,
+        k_norm_H=norm("self_attn.k_norm") if has_qk_norm else None,
+        output=linear("self_attn.o_proj"),
+        ffn_norm_D=norm("post_attention_layernorm"),
+        gate_up=linear("mlp.gate_proj", "mlp.up_proj", gated=True),
+        down=linear("mlp.down_proj"),
     )

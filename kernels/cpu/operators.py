@@ -244,7 +244,8 @@ class CpuOperators(Operators):
     ) -> LinearWeights:
         if packed.objection(weight_OI, gated) is not None:
             return super().pack_linear(weight_OI, bias_O, gated=gated)
-        return packed.pack_linear(weight_OI, bias_O, gated=gated, threads=self.threads)
+        # One thread: loaders pack many layers side by side, and parallel regions would collide.
+        return packed.pack_linear(weight_OI, bias_O, gated=gated, threads=1)
 
     def linear(
         self, x_TI: torch.Tensor, weights: LinearWeights, out: torch.Tensor | None = None
