@@ -19,7 +19,7 @@ from .docs import page
 from .errors import ApiError
 from .middleware import Guard, Trace
 from .routes import refuse, router
-from .site import Site
+from .site import Site, site_of
 
 log = logging.getLogger("hfx.serve")
 
@@ -56,7 +56,8 @@ def fastapi(site: Site) -> FastAPI:
     api = FastAPI(
         title="hfx",
         version=hfx.__version__,
-        description="OpenAI-compatible serving of language models.",
+        description="OpenAI-compatible serving of language models. With `--api-key`, inference "
+        "needs the header `Authorization: Bearer KEY`.",
         docs_url=None,
         redoc_url=None,
     )
@@ -72,7 +73,8 @@ def fastapi(site: Site) -> FastAPI:
 
 
 async def _docs(request: Request) -> Response:
-    return HTMLResponse(page(request.app.openapi()))
+    base_url = str(request.base_url).rstrip("/") + site_of(request).http.root_path
+    return HTMLResponse(page(request.app.openapi(), base_url))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

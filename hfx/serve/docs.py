@@ -22,14 +22,14 @@ pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 
 """
 
 
-def page(schema: Schema) -> str:
-    """The page for an OpenAPI document."""
+def page(schema: Schema, base_url: str) -> str:
+    """The page for an OpenAPI document of the server at `base_url`."""
     info = schema["info"]
     groups: dict[str, list[str]] = {}
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             section = groups.setdefault(operation["tags"][0], [])
-            section.append(_operation(schema, method, path, operation))
+            section.append(_operation(schema, method, path, operation, base_url))
     body = "".join(f"<h2>{escape(name)}</h2>{''.join(parts)}" for name, parts in groups.items())
     title = f"{escape(info['title'])} {escape(info['version'])}"
     return (
@@ -37,14 +37,14 @@ def page(schema: Schema) -> str:
         '<meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])} <small>{escape(info['version'])}</small></h1>"
-        f'<p>{escape(info["description"])} <a href="openapi.json">openapi.json</a></p>'
+        f'<p>{_prose(info["description"])} <a href="openapi.json">openapi.json</a></p>'
         f"{body}</body></html>"
     )
 
 
-def _operation(schema: Schema, method: str, path: str, operation: Schema) -> str:
+def _operation(schema: Schema, method: str, path: str, operation: Schema, base_url: str) -> str:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    parts = [_example(method, path, content)]
+    parts = [_example(base_url + path, content)]
     if content:
         parts.append(_fields("Request body", schema, content["schema"]))
     for code, answer in operation["responses"].items():
@@ -59,8 +59,8 @@ def _operation(schema: Schema, method: str, path: str, operation: Schema) -> str
     )
 
 
-def _example(method: str, path: str, content: Schema | None) -> str:
-    command = f"curl -s $URL{path}"
+def _example(url: str, content: Schema | None) -> str:
+    command = f"curl -s {url}"
     if content:
         body = json.dumps(content["example"], ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'"
@@ -78,13 +78,14 @@ def _statuses(responses: Schema) -> str:
 def _fields(title: str, schema: Schema, reference: Schema) -> str:
     model = _resolved(schema, reference)
     required = model.get("required", [])
+    properties = model.get("properties", {}).items()
     rows = [
         f"<tr><td><code>{escape(name)}</code>{' *' if name in required else ''}</td>"
         f"<td><code>{escape(_type(field))}</code></td>"
         f"<td>{_prose(field.get('description', ''))}</td></tr>"
-        for name, field in model.get("properties", {}).items()
+        for name, field in sorted(properties, key=lambda item: item[0] not in required)
     ]
-    head = f"<tr><th>{title}</th><th>Type</th><th></th></tr>"
+    head = f"<tr><th>{title}</th><th>Type</th><th>{_prose(model.get('description', ''))}</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>" + "".join(_nested(schema, model))
 
 
@@ -137,8 +138,16 @@ def _limits(field: Schema) -> str:
         "maximum": "≤",
         "exclusiveMaximum": "<",
     }
-    found = [f"{sign} {field[name]:g}" for name, sign in words.items() if name in field]
+    found = [f"{sign} {_number(field[name])}" for name, sign in words.items() if name in field]
     return f" ({', '.join(found)})" if found else ""
+
+
+def _number(value: float) -> str:
+    """A limit; those of machine integers as powers of two."""
+    size = abs(int(value))
+    if size > 1 << 30 and not size & (size - 1):
+        return f"{'-' if value < 0 else ''}2^{size.bit_length() - 1}"
+    return f"{value:g}"
 
 
 def _prose(text: str) -> str:

@@ -149,8 +149,12 @@ class GenerationBody(Body):
         None, ge=-INT64, lt=INT64, description="Same seed, same request: same random numbers."
     )
     stop: Stop = Field((), description="Up to 16 strings that end the output, themselves unshown.")
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Taken off the logits of tokens that have come."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="The same, once per time they have come."
+    )
     logit_bias: Bias = Field(default_factory=dict, description="Token id to bias, -100 to 100.")
     user: str | None = Field(None, description="Accepted and not used.")
     service_tier: str | None = Field(None, description="Accepted; the answer says `default`.")
@@ -161,12 +165,21 @@ class GenerationBody(Body):
     min_p: float | None = Field(
         None, ge=0, le=1, description="Drop tokens less likely than this times the likeliest."
     )
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    repetition_penalty: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Above 1: tokens of prompt and output become less likely.",
+    )
     min_tokens: int | None = Field(None, ge=0, description="No end of sequence before this many.")
     ignore_eos: bool | None = Field(None, description="Go on to `max_tokens`.")
-    stop_token_ids: list[int] | None = Field(None, max_length=STOP_TOKENS)
-    include_stop_str_in_output: bool | None = None
-    skip_special_tokens: bool | None = None
+    stop_token_ids: list[int] | None = Field(
+        None, max_length=STOP_TOKENS, description="Up to 128 tokens that end the output."
+    )
+    include_stop_str_in_output: bool | None = Field(None, description="Show the stop string too.")
+    skip_special_tokens: bool | None = Field(
+        None, description="Leave out tokens such as the end of a turn; true if not given."
+    )
     priority: int | None = Field(
         None, ge=-(2**31), lt=2**31, description="Lower goes first, where the policy uses it."
     )
