@@ -5,6 +5,7 @@ Dimensions: M rows (tokens), I inputs, O outputs.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.functional import linear
 
 from hfx.bench.record import Record
 from hfx.kernels import Operators, select
+from hfx.kernels.operators import LinearWeights
 
 from . import limits
 from .record import finish, parser, print_rows
@@ -36,32 +38,44 @@ def in_turn(call: Callable[[Any], object], copies: Sequence[Any]) -> Callable[[]
     return lambda: call(next(turn))
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One weight, as many times as it takes to come from memory, plain and packed."""
+
+    name: str
+    plain: list[torch.Tensor]
+    packed: list[LinearWeights]
+
+    @classmethod
+    def of(cls, name: str, ops: Operators) -> "Layer":
+        torch.manual_seed(0)
+        outputs, inputs = SHAPES[name]
+        weight = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
+        plain = [weight.clone() for _ in range(max(1, COPIES_BYTES // weight.nbytes))]
+        return cls(name, plain, [ops.pack_linear(copy) for copy in plain])
+
+
 def measure(
-    ops: Operators, name: str, rows: int, roofs: limits.Limits, rounds: int
+    layer: Layer, ops: Operators, rows: int, roofs: limits.Limits, rounds: int
 ) -> dict[str, Any]:
     """One row: the error against float64, both times, the share of the nearer roof."""
-    torch.manual_seed(0)
-    outputs, inputs = SHAPES[name]
-    weight = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
-    x_MI = torch.randn(rows, inputs).bfloat16()
-    copies = max(1, COPIES_BYTES // (2 * outputs * inputs))
-    plain = [weight.clone() for _ in range(copies)]
-    packed = [ops.pack_linear(copy) for copy in plain]
-    expected = x_MI.double() @ weight.double().T
-    error = float((ops.linear(x_MI, packed[0]) - expected).abs().max() / expected.abs().max())
+    weight_OI = layer.plain[0]
+    x_MI = torch.randn(rows, weight_OI.shape[1]).bfloat16()
+    expected = x_MI.double() @ weight_OI.double().T
+    error = float((ops.linear(x_MI, layer.packed[0]) - expected).abs().max() / expected.abs().max())
     if not error < TOLERANCE:
-        raise SystemExit(f"{name}, {rows} rows: off by {error}, more than {TOLERANCE}: not timed")
+        raise SystemExit(f"{layer.name}, {rows} rows: off by {error}: not timed")
     times = medians_s(
         {
-            "packed": in_turn(lambda weight: ops.linear(x_MI, weight), packed),
-            "torch": in_turn(lambda weight: linear(x_MI, weight), plain),
+            "packed": in_turn(lambda weight: ops.linear(x_MI, weight), layer.packed),
+            "torch": in_turn(lambda weight: linear(x_MI, weight), layer.plain),
         },
         rounds=rounds,
     )
-    read, flops = 2 * outputs * inputs, 2 * rows * outputs * inputs
-    least_s = max(read / roofs.read_bytes_per_s, flops / roofs.bf16_flops_per_s)
+    flops = 2 * rows * weight_OI.numel()
+    least_s = max(weight_OI.nbytes / roofs.read_bytes_per_s, flops / roofs.bf16_flops_per_s)
     return {
-        "layer": name,
+        "layer": layer.name,
         "rows": rows,
         "error": error,
         "packed_us": times["packed"] * 1e6,
@@ -79,8 +93,9 @@ def main() -> None:
     rounds = 3 if options.quick else 15
     ops = select("cpu")
     for name in SHAPES:
+        layer = Layer.of(name, ops)
         for rows in ROWS:
-            record.rows.append(measure(ops, name, rows, roofs, rounds))
+            record.rows.append(measure(layer, ops, rows, roofs, rounds))
     print_rows(record.rows)
     record.summary = {
         "read_gb_per_s": roofs.read_bytes_per_s / 1e9,

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ def request_rates(options: argparse.Namespace) -> list[float]:
 
 async def _target(session: aiohttp.ClientSession, options: argparse.Namespace) -> Target:
     headers = dict(options.header)
-    if options.api_key:
-        headers.setdefault("Authorization", f"Bearer {options.api_key}")
+    if key := options.api_key or os.environ.get("OPENAI_API_KEY"):
+        headers.setdefault("Authorization", f"Bearer {key}")
     served = await models(session, options.base_url, headers, options.ready_check_timeout_sec)
     if not (options.model or served):
         raise Unusable(f"{options.base_url} lists no model: give --model")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +41,7 @@ def _server_options(group: argparse._ArgumentGroup) -> None:
     add("--endpoint", default="", help="path, where it isn't the back end's usual one")
     add("--backend", choices=list(ENDPOINTS), default="openai", help="completions or chat")
     add("--model", help="the first that the server lists, where not given")
-    add("--api-key", default=os.environ.get("OPENAI_API_KEY", ""), help="or OPENAI_API_KEY")
+    add("--api-key", help="default: the environment's OPENAI_API_KEY")
     add("--header", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="sent with each")
     add("--extra-body", type=_json_object, default={}, metavar="JSON", help="merged into each body")
     add("--ready-check-timeout-sec", type=_not_negative, default=0.0, help="wait for the server")

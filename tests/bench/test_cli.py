@@ -107,6 +107,20 @@ def test_both_files_hold_what_the_table_shows(scripted, capsys, tmp_path):
     assert "All targets kept:" in shown and "100.0%" in shown
 
 
+def test_the_key_is_sent_and_an_environment_key_is_never_shown(scripted, monkeypatch, capsys):
+    scripted.say("a")
+    monkeypatch.setenv("OPENAI_API_KEY", "from-environment")
+
+    main(arguments(scripted))
+    main(arguments(scripted, "--api-key", "from-option"))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    sent = [headers["Authorization"] for headers in scripted.headers]
+    assert sent == ["Bearer from-environment"] * 5 + ["Bearer from-option"] * 5
+    assert "from-environment" not in capsys.readouterr().out
+
+
 def test_save_result_alone_leaves_the_lists_per_request_out(scripted, tmp_path):
     scripted.say("a")
 
