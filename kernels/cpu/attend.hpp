@@ -33,20 +33,24 @@ struct AttendCall {
   bool bf16;
 };
 
-using AttendTile = void (*)(const AttendCall&, const WorkItem&, int32_t head, char* scratch);
+// `next_head` is the head whose tile of the same item the thread computes next, `head` if none: its
+// first page is fetched meanwhile.
+using AttendTile = void (*)(const AttendCall&, const WorkItem&, int32_t head, int32_t next_head,
+                            char* scratch);
 using AttendReduce = void (*)(const AttendCall&, const Reduction&, int32_t head);
 
 // What attend_tile needs for a tile of so many rows: scores and probabilities of a page, output,
-// queries, three numbers a row and a last V row, each padded to cache lines.
+// queries, four numbers a row and a last V row, each padded to cache lines.
 constexpr int64_t attend_scratch_bytes(int64_t rows, int64_t head_size, int64_t page_tokens) {
-  return rows * (8 * page_tokens + 8 * head_size + 12) + 4 * head_size + 8 * 64;
+  return rows * (8 * page_tokens + 8 * head_size + 16) + 4 * head_size + 9 * 64;
 }
 
 }  // namespace hfx
 
 #define HFX_DECLARE(ISA)                                                                \
   namespace ISA {                                                                       \
-  void attend_tile(const hfx::AttendCall&, const hfx::WorkItem&, int32_t head, char*);  \
+  void attend_tile(const hfx::AttendCall&, const hfx::WorkItem&, int32_t head,          \
+                   int32_t next_head, char* scratch);                                   \
   void attend_reduce(const hfx::AttendCall&, const hfx::Reduction&, int32_t head);      \
   }
 HFX_DECLARE(hfx_avx2)

@@ -88,7 +88,8 @@ struct Product {
 };
 
 template <bool BF16, bool ADD, int ROWS, int COLUMNS>
-HFX_INLINE void block(const Product<BF16>& p, int row, int column, const typename Cache<BF16>::Number* ahead) {
+HFX_INLINE void block(const Product<BF16>& p, int row, int column,
+                      const typename Cache<BF16>::Number* ahead) {
   using C = Cache<BF16>;
   const auto* a = p.a + row * p.a_stride;
   const auto* b = p.b + column * C::STEP;
@@ -99,7 +100,8 @@ HFX_INLINE void block(const Product<BF16>& p, int row, int column, const typenam
     for (int j = 0; j < COLUMNS; j++)
       sums[i][j] = ADD ? mul(load(c + i * p.c_stride + j * VL), alpha) : alpha;
   }
-  auto step = [&](const typename C::Left* left, const typename C::Number* right) __attribute__((always_inline)) {
+  auto step = [&](const typename C::Left* left, const typename C::Number* right)
+      __attribute__((always_inline)) {
     typename C::Column columns[COLUMNS];
     for (int j = 0; j < COLUMNS; j++) columns[j] = C::column(right + j * VL * C::STEP);
     for (int i = 0; i < ROWS; i++)
@@ -141,7 +143,8 @@ template <bool BF16, bool ADD>
 void multiply(const Product<BF16>& p, int rows, int columns) {
   int column = 0;
   if constexpr (Cache<BF16>::COLUMNS == 4)
-    for (; column + 4 * VL <= columns; column += 4 * VL) column_block<BF16, ADD, 4>(p, rows, column);
+    for (; column + 4 * VL <= columns; column += 4 * VL)
+      column_block<BF16, ADD, 4>(p, rows, column);
   for (; column + 2 * VL <= columns; column += 2 * VL) column_block<BF16, ADD, 2>(p, rows, column);
   for (; column < columns; column += VL) column_block<BF16, ADD, 1>(p, rows, column);
 }
@@ -167,7 +170,7 @@ HFX_INLINE int larger(int a, int b) { return a > b ? a : b; }
 template <bool BF16>
 struct Room {
   using Left = typename Cache<BF16>::Left;
-  float *scores, *out, *maximum, *weight, *alpha;
+  float *scores, *out, *maximum, *weight, *alpha, *total;
   Left *queries, *probabilities;
   typename Cache<BF16>::Number* last_v;
 
@@ -184,11 +187,13 @@ struct Room {
     maximum = (float*)take(rows * 4);
     weight = (float*)take(rows * 4);
     alpha = (float*)take(rows * 4);
+    total = (float*)take(rows * 4);
     last_v = (typename Cache<BF16>::Number*)take(head_size * 4);
   }
 };
 
 // Turns a row of scores (of keys first to last - 1; `columns` are stored) into probabilities.
+// Leaves in alpha the step of the maximum and in total the row's sum, for `rescale`.
 template <bool BF16>
 HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens, int columns,
                             int first, int last, vf scale) {
@@ -196,20 +201,19 @@ HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens
   typename Cache<BF16>::Left* probabilities = room.probabilities + row * page_tokens;
   if (last <= first) {  // the row sees nothing of this page
     for (int j = 0; j < columns; j += VL) Cache<BF16>::put_left(probabilities + j, splat(0.f));
-    room.alpha[row] = 1.f;
+    room.alpha[row] = room.total[row] = 0.f;
     return;
   }
-  vf greatest_yet = splat(MINUS_INFINITY);
+  const float before = room.maximum[row];
+  vf highest = splat(before);
   const bool whole = first <= 0 && last >= columns;
   for (int j = 0; j < columns; j += VL) {
     vf score = mul(load(scores + j), scale);
     if (!whole) score = only_lanes(score, first - j, last - j);
     store(scores + j, score);
-    greatest_yet = max(greatest_yet, score);
+    highest = max(highest, score);
   }
-  const float before = room.maximum[row];
-  float maximum = greatest(greatest_yet);
-  if (before > maximum) maximum = before;
+  const float maximum = greatest(highest);
   const vf shift = splat(maximum);
   vf total = splat(0.f);
   for (int j = 0; j < columns; j += VL) {
@@ -217,10 +221,19 @@ HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens
     total = add(total, probability);
     Cache<BF16>::put_left(probabilities + j, probability);
   }
-  const float alpha = before == maximum ? 1.f : exp2f(before - maximum);
-  room.weight[row] = room.weight[row] * alpha + sum(total);
   room.maximum[row] = maximum;
-  room.alpha[row] = alpha;
+  room.alpha[row] = before - maximum;
+  room.total[row] = sum(total);
+}
+
+// What the old sums of each row are worth beside its new maximum.
+template <bool BF16>
+HFX_INLINE void rescale(const Room<BF16>& room, int rows) {
+  for (int row = 0; row < rows; row += VL) {  // the arrays are padded to cache lines
+    const vf alpha = exp2_of_negative(load(room.alpha + row));
+    store(room.alpha + row, alpha);
+    store(room.weight + row, fma(load(room.weight + row), alpha, load(room.total + row)));
+  }
 }
 
 // The last V row of a page with an odd number of keys, its second half zeroed.
@@ -238,13 +251,15 @@ HFX_INLINE const typename Cache<BF16>::Number* last_row(const Room<BF16>& room,
 }
 
 template <bool BF16>
-HFX_INLINE void start(const AttendCall& call, const WorkItem& item, int32_t head, const Room<BF16>& room) {
+HFX_INLINE void start(const AttendCall& call, const WorkItem& item, int32_t head,
+                      const Room<BF16>& room) {
   const int rows = item.queries * call.group, D = call.head_size;
   const auto* q = (const typename Cache<BF16>::Number*)call.q;
   for (int row = 0; row < rows; row++) {
     const int64_t token = item.query_row + row / call.group;
     const int64_t query_head = int64_t(head) * call.group + row % call.group;
-    Cache<BF16>::copy_left(room.queries + int64_t(row) * D, q + token * call.q_stride + query_head * D, D);
+    const auto* from = q + token * call.q_stride + query_head * D;
+    Cache<BF16>::copy_left(room.queries + int64_t(row) * D, from, D);
     room.maximum[row] = MINUS_INFINITY;
     room.weight[row] = 0.f;
   }
@@ -252,7 +267,8 @@ HFX_INLINE void start(const AttendCall& call, const WorkItem& item, int32_t head
 }
 
 template <bool BF16>
-HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t head, const Room<BF16>& room) {
+HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t head,
+                       const Room<BF16>& room) {
   const int rows = item.queries * call.group, D = call.head_size;
   if (item.slot >= 0) {
     const int64_t first = (int64_t(item.slot) * call.kv_heads + head) * call.partial_rows;
@@ -269,29 +285,33 @@ HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t hea
     const int64_t query_head = int64_t(head) * call.group + row % call.group;
     auto* to = out + token * call.out_stride + query_head * D;
     const vf inverse = splat(1.f / room.weight[row]);
-    for (int d = 0; d < D; d += VL) Cache<BF16>::put(to + d, mul(load(room.out + int64_t(row) * D + d), inverse));
+    const float* from = room.out + int64_t(row) * D;
+    for (int d = 0; d < D; d += VL) Cache<BF16>::put(to + d, mul(load(from + d), inverse));
   }
 }
 
 template <bool BF16>
-void tile(const AttendCall& call, const WorkItem& item, int32_t head, char* scratch) {
+void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
+          char* scratch) {
   using Number = typename Cache<BF16>::Number;
   constexpr int STEP = Cache<BF16>::STEP;
   const int rows = item.queries * call.group, D = call.head_size, page_tokens = call.page_tokens;
   const Room<BF16> room(scratch, rows, D, page_tokens);
   const int32_t* pages = call.table + item.sequence * call.table_stride;
   const vf scale = splat(call.scale_log2);
-  auto offset = [&](int key) {
-    return (int64_t(pages[key / page_tokens]) * call.kv_heads + head) * page_tokens * D;
+  auto offset = [&](int key, int32_t of_head) {
+    return (int64_t(pages[key / page_tokens]) * call.kv_heads + of_head) * page_tokens * D;
   };
   start<BF16>(call, item, head, room);
   for (int key = item.kv_begin; key < item.kv_end; key += page_tokens) {
-    const Number* k = (const Number*)call.k + offset(key);
-    const Number* v = (const Number*)call.v + offset(key);
+    const Number* k = (const Number*)call.k + offset(key, head);
+    const Number* v = (const Number*)call.v + offset(key, head);
     const int next = key + page_tokens;
     const bool more = next < item.kv_end;
-    const Number* next_k = more ? (const Number*)call.k + offset(next) : nullptr;
-    const Number* next_v = more ? (const Number*)call.v + offset(next) : nullptr;
+    const int64_t ahead = more ? offset(next, head) : offset(item.kv_begin, next_head);
+    const bool fetch = more || next_head != head;
+    const Number* next_k = fetch ? (const Number*)call.k + ahead : nullptr;
+    const Number* next_v = fetch ? (const Number*)call.v + ahead : nullptr;
     const int valid = smaller(page_tokens, item.kv_end - key);
     const int columns = (valid + VL - 1) / VL * VL;
     multiply<BF16, false>({room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, next_k,
@@ -300,8 +320,10 @@ void tile(const AttendCall& call, const WorkItem& item, int32_t head, char* scra
     for (int row = 0; row < rows; row++) {
       const int position = item.position + row / call.group - key;
       const int first = call.window ? larger(0, position - call.window + 1) : 0;
-      softmax_row<BF16>(room, row, page_tokens, columns, first, smaller(valid, position + 1), scale);
+      const int last = smaller(valid, position + 1);
+      softmax_row<BF16>(room, row, page_tokens, columns, first, last, scale);
     }
+    rescale<BF16>(room, rows);
     multiply<BF16, true>({room.probabilities, page_tokens, v, int64_t(D) * STEP,
                           last_row<BF16>(room, v, valid, D), next_v, room.out, D, room.alpha,
                           valid / STEP},
@@ -315,7 +337,8 @@ void reduce(const AttendCall& call, const Reduction& item, int32_t head) {
   const int rows = item.queries * call.group, D = call.head_size;
   const int64_t slot_rows = int64_t(call.kv_heads) * call.partial_rows;
   for (int row = 0; row < rows; row++) {
-    const int64_t first = (int64_t(item.first_slot) * call.kv_heads + head) * call.partial_rows + row;
+    const int64_t head_slot = int64_t(item.first_slot) * call.kv_heads + head;
+    const int64_t first = head_slot * call.partial_rows + row;
     float maximum = MINUS_INFINITY, weight = 0.f;
     for (int s = 0; s < item.slots; s++) {
       const float other = call.partial_stats[(first + s * slot_rows) * 2];
@@ -342,9 +365,10 @@ void reduce(const AttendCall& call, const Reduction& item, int32_t head) {
 
 }  // namespace
 
-void attend_tile(const AttendCall& call, const WorkItem& item, int32_t head, char* scratch) {
-  if (call.bf16) tile<true>(call, item, head, scratch);
-  else tile<false>(call, item, head, scratch);
+void attend_tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
+                 char* scratch) {
+  if (call.bf16) tile<true>(call, item, head, next_head, scratch);
+  else tile<false>(call, item, head, next_head, scratch);
 }
 
 void attend_reduce(const AttendCall& call, const Reduction& item, int32_t head) {

@@ -70,7 +70,8 @@ class Work {
     long_ = hfx::attend_cost(work_, kv_heads, group, head_size) > RELEASE_COST;
   }
 
-  void attend(Address q, int64_t q_stride, Address k, Address v, Address out, int64_t out_stride) const {
+  void attend(Address q, int64_t q_stride, Address k, Address v, Address out,
+              int64_t out_stride) const {
     hfx::AttendCall call = call_;
     call.q = (const void*)q;
     call.k = (const void*)k;

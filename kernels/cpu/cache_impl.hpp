@@ -77,7 +77,8 @@ template <typename Number>
 void write(const WriteCall& call, int64_t begin, int64_t end) {
   const int64_t page_numbers = int64_t(call.page_tokens) * call.head_size;
   for (int64_t t = begin; t < end; t++) {
-    const int64_t page = call.slots[t] / call.page_tokens, offset = call.slots[t] % call.page_tokens;
+    const int64_t page = call.slots[t] / call.page_tokens;
+    const int64_t offset = call.slots[t] % call.page_tokens;
     const Number* k = (const Number*)call.k + t * call.k_stride;
     const Number* v = (const Number*)call.v + t * call.v_stride;
     for (int h = 0; h < call.kv_heads; h++) {

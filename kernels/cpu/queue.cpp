@@ -12,7 +12,9 @@ namespace {
 
 // Some 10 us of one core: below it, waking other threads costs more than it saves.
 constexpr int64_t PARALLEL_COST = 400 * 1000;
-constexpr int64_t ROWS_PER_KEY_READ = 5;  // reading a key and value takes as long as 5 rows' products
+constexpr int64_t ROWS_PER_KEY_READ = 5;  // a key's read takes as long as 5 rows' products
+
+constexpr int64_t ITEMS_PER_THREAD = 4;   // so many are shared out evenly, heads together
 
 // A thread's working memory; it grows to the largest tile seen and stays.
 class Scratch {
@@ -65,18 +67,24 @@ int64_t attend_cost(const AttendWork& work, int64_t kv_heads, int64_t group, int
 
 void attend(const AttendCall& call, const AttendWork& work, int level) {
   const Kernels kernels = choose(level);
-  const int64_t heads = call.kv_heads;
+  const int32_t heads = call.kv_heads;
   const int64_t bytes = attend_scratch_bytes(work.tile_rows, call.head_size, call.page_tokens);
-  // heads of an item follow each other: their pages lie side by side
+  // with items to spare a thread takes all heads of one: their pages lie side by side
+  const int32_t together = work.item_count >= ITEMS_PER_THREAD * work.threads ? heads : 1;
+  const int64_t claims = work.item_count * (heads / together);
   auto tile = [&](int64_t i) {
-    kernels.tile(call, work.items[i / heads], int32_t(i % heads), scratch.at_least(bytes));
+    const int64_t first = i * together;
+    for (int64_t w = first; w < first + together; w++) {
+      const int32_t head = int32_t(w % heads), next = w + 1 < first + together ? head + 1 : head;
+      kernels.tile(call, work.items[w / heads], head, next, scratch.at_least(bytes));
+    }
   };
   auto reduce = [&](int64_t i) {
     kernels.reduce(call, work.reductions[i / heads], int32_t(i % heads));
   };
   std::atomic<int64_t> next_tile{0}, next_reduction{0};
   auto run = [&] {
-    drain(next_tile, work.item_count * heads, tile);
+    drain(next_tile, claims, tile);
     if (!work.reduction_count) return;
 #pragma omp barrier
     drain(next_reduction, work.reduction_count * heads, reduce);
