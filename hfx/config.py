@@ -86,6 +86,10 @@ class EngineConfig:
     kernel_backend: str | None = None  # None: the first that can run here
     threads: int | None = None  # None: every core this process may use
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: it must be at least 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:

@@ -2,8 +2,8 @@
 
 Running requests go first: decodes, which cost one token each, then prompt chunks. Waiting ones
 start in arrival order. A long prompt is cut into chunks (Sarathi-Serve's chunked prefill, arXiv
-2403.02310); when blocks run out, the request that arrived last gives its own back and is
-recomputed later.
+2403.02310). When blocks run out, a request takes those of whoever arrived last, who is recomputed
+later; the last one itself makes do with what is free, or pauses.
 """
 
 from collections.abc import Sequence
@@ -63,12 +63,13 @@ class _Step:
             return
         take = min(live.wanted_tokens, self.budget_tokens)
         need = self.blocks.to_hold(live.cached_tokens + take) - live.held_blocks
-        while need > self.free:
-            victim = self._survivors.pop()
-            self._preempt(victim)
-            if victim is live:
-                return
-        self._grant(live, take, need)
+        while need > self.free and self._survivors[-1] is not live:
+            self._preempt(self._survivors.pop())
+        if need > self.free:
+            need = self.free
+            take = (live.held_blocks + need) * self.blocks.block_tokens - live.cached_tokens
+        if take > 0:
+            self._grant(live, take, need)
 
     def start_waiting(self, waiting: Sequence[Live], room: int) -> None:
         """Start waiting requests in order, while their whole known tokens fit.
@@ -85,7 +86,6 @@ class _Step:
                 break
             need = self.blocks.to_hold(live.cached_tokens + take) - occupied
             self._grant(live, take, need)
-            owed += whole - need
 
     def _owed(self, live: Live) -> int:
         """Blocks for known tokens of a running request that this step doesn't compute."""

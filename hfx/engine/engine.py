@@ -147,6 +147,7 @@ class Engine:
             sampled = self._executor.execute(batch).sampled
         except Exception as error:
             return self._fail([sequence for sequence, _ in steps], error)
+        assert len(sampled) == len(batch.draws), "the executor owes a result for every draw"
         self._failed_in_a_row = 0
         now_s = self.clock.now_s()
         deltas = self._advance(steps, sampled, now_s)
@@ -298,7 +299,7 @@ class Engine:
         self._table.close_row(sequence.table_row)
         self.pool.release(sequence.holding)
         sequence.table_row = -1
-        sequence.cached_tokens = sequence.kept_blocks = 0
+        sequence.cached_tokens = 0
 
     def _record(
         self, batch: StepBatch, plan: Plan, fresh: list[Sequence], started_s: float, now_s: float

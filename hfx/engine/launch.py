@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,8 @@ from .executor import ModelExecutor
 from .memory import model_len, pool_size
 
 logger = logging.getLogger(__name__)
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, of so many
 
 
 def build_engine(
@@ -56,8 +59,14 @@ def policy_for(config: SchedulerConfig) -> StepPolicy:
     )
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
+def usable_cores(quota: Path = CPU_QUOTA) -> int:
+    """Processor cores that this process may keep busy: its affinity, cut by its cgroup's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+    except OSError:
+        return cores  # no cgroup of version 2
+    return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))

@@ -100,7 +100,7 @@ def index_at(weights_V: Logits, uniform: float) -> int:
 
 def logprob_of(raw_V: Logits, token_id: int, top: int) -> TokenLogprob:
     """How the model itself, before any adjustment, rates a token, and its `top` best ones."""
-    best = raw_V.max()
+    best, top = raw_V.max(), min(top, len(raw_V))
     log_total = float(best) + float(np.log(np.exp(raw_V - best).sum(dtype=np.float64)))
     ids = np.argpartition(raw_V, -top)[-top:] if top else np.empty(0, dtype=np.int64)
     ids = ids[np.lexsort((ids, -raw_V[ids]))]

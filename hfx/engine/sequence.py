@@ -92,11 +92,11 @@ class Sequence:
         if self.output_tokens >= self.request.sampling.min_tokens and token_id in self._enders:
             return self._end_with_token(token_id)
         shown = self.text.push(token_id, self.output_tokens)
-        if self.text.stopped_by is not None:
-            self.finish_reason, self.stop_reason = FinishReason.STOP, self.text.stopped_by
-        elif self.output_tokens >= self.max_tokens:
+        if self.output_tokens >= self.max_tokens:
             self.finish_reason = FinishReason.LENGTH
             shown += self.text.flush()
+        if self.text.stopped_by is not None:
+            self.finish_reason, self.stop_reason = FinishReason.STOP, self.text.stopped_by
         return shown
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:

@@ -143,7 +143,8 @@ def test_a_busy_loop_gets_one_call_for_many_steps(make_engine: Make, make_reques
 
 def test_cancelling_a_reader_aborts_its_request(make_engine: Make, make_request: Make) -> None:
     async def test() -> None:
-        reading = asyncio.ensure_future(whole(engine.generate(make_request("r", [1]))))
+        stream = engine.generate(make_request("r", [1]))  # kept: dropping it aborts, too
+        reading = asyncio.ensure_future(whole(stream))
         await until(gate.reached.is_set)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from hfx.clock import VirtualClock
-from hfx.engine import Delta, Engine, EngineDead, StepRecord
-from hfx.request import FinishReason, Request
+from hfx.engine import Delta, Engine, EngineDead, Sampled, StepBatch, StepOutput, StepRecord
+from hfx.request import FinishReason, Plan, Request
+from hfx.scheduler import Snapshot
 
 Make = Callable[..., Any]
 Alone = Callable[..., list[int]]
@@ -82,6 +83,19 @@ def test_requests_in_one_batch_get_what_each_gets_alone(
 
     for request in requests:
         assert list(news[request.id].token_ids) == alone(list(request.prompt_token_ids), 9)
+
+
+def test_any_number_of_requests_may_run_at_once(
+    make_engine: Make, make_request: Make, alone: Alone
+) -> None:
+    engine = make_engine(blocks=200, running=50, step_tokens=400)
+    requests = [make_request(str(i), prompt(i, 5)) for i in range(40)]
+
+    news = run(engine, *requests)
+
+    assert engine.stats().steps == 6
+    for request in requests:
+        assert list(news[request.id].token_ids) == alone(list(request.prompt_token_ids), 6)
 
 
 def test_preempted_requests_get_what_they_get_alone(
@@ -212,6 +226,26 @@ def test_a_stop_string_ends_the_output_before_it_is_shown(
     assert (last.finish_reason, last.output_tokens) == (FinishReason.STOP, 5)
 
 
+def test_end_tokens_and_stop_tokens_are_forbidden_until_min_tokens(
+    make_engine: Make, make_request: Make
+) -> None:
+    forbidden: list[tuple[int, ...]] = []
+
+    class Watch:
+        def execute(self, batch: StepBatch) -> StepOutput:
+            forbidden.extend(tuple(sorted(draw.forbidden)) for draw in batch.draws)
+            return StepOutput([Sampled(5 if draw.forbidden else 7) for draw in batch.draws])
+
+    engine = make_engine(eos_token_ids=[7])
+    engine._executor = Watch()
+
+    sampling = {"min_tokens": 2, "stop_token_ids": (3,), "max_tokens": 9}
+    delta = run(engine, make_request("r", **sampling))["r"]
+
+    assert forbidden == [(3, 7), (3, 7), ()]
+    assert (delta.output_tokens, delta.finish_reason) == (3, FinishReason.STOP)
+
+
 def test_max_tokens_is_cut_to_what_the_context_allows(
     make_engine: Make, make_request: Make
 ) -> None:
@@ -305,6 +339,9 @@ def test_a_failed_row_ends_its_request_only(
     assert (news["bad"].finish_reason, news["bad"].output_tokens) == (FinishReason.ERROR, 2)
     assert news["bad"].error == "this row was told to fail"
     assert list(news["good"].token_ids) == good
+    again = run(engine, make_request("again", prompt(0, 5)), make_request("g2", prompt(9, 5)))
+    assert again["again"].cached_tokens == 0  # what it wrote is not trusted
+    assert again["g2"].cached_tokens == 4
 
 
 def test_an_engine_whose_steps_fail_again_and_again_is_dead(
@@ -368,6 +405,26 @@ def test_an_observer_that_fails_is_logged_and_told_nothing_more(
 
     assert news["r"].output_tokens == 3
     assert len(broken.steps) == 1 and "broken observer" in caplog.text
+
+
+def test_a_policy_sees_running_requests_in_order_of_arrival(
+    make_engine: Make, make_request: Make
+) -> None:
+    seen: list[list[str]] = []
+
+    class Watch:
+        def plan(self, snapshot: Snapshot) -> Plan:
+            seen.append([live.request.id for live in snapshot.running])
+            return baseline.plan(snapshot)
+
+    engine = make_engine()
+    baseline, engine._policy = engine._policy, Watch()
+    for id, arrival_s in (("late", 3.0), ("early", 2.0)):
+        engine.add(replace(make_request(id), arrival_s=arrival_s))
+        engine.step()
+    engine.step()
+
+    assert seen == [[], ["late"], ["early", "late"]]
 
 
 def test_waiting_requests_are_served_in_order_of_arrival_not_of_adding(

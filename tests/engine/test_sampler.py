@@ -211,6 +211,12 @@ def test_logprobs_are_of_the_models_own_distribution() -> None:
     assert row.logprob.top[1][1] == pytest.approx(1.0 - log_total, abs=1e-5)
 
 
+def test_alternatives_are_as_many_as_there_are_tokens_at_most() -> None:
+    [row] = sample(LOGITS[None], [draw(temperature=0.0, logprobs=20)])
+
+    assert row.logprob is not None and len(row.logprob.top) == 6
+
+
 def test_no_alternatives_are_reported_unless_asked_for() -> None:
     [with_own, without] = sample(
         np.stack([LOGITS] * 2), [draw(temperature=0.0, logprobs=0), draw(temperature=0.0)]

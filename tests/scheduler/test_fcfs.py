@@ -109,13 +109,31 @@ def test_a_victim_that_was_already_planned_returns_its_blocks_and_tokens() -> No
     assert plan.tokens == {"chunk": 7}  # 2 blocks: the one free and the one given back
 
 
-def test_a_request_that_arrived_last_preempts_itself_rather_than_an_older_one() -> None:
+def test_tokens_of_a_victim_go_to_those_that_are_planned_after_it() -> None:
+    running = [live("short", 4, 7), live("long", 4, 20), live("decode", 12, 13, 2)]
+
+    plan = policy(8).plan(snapshot(running, [], free=1))
+
+    assert preempted(plan) == ["decode"]
+    assert plan.tokens == {"short": 3, "long": 5}
+
+
+def test_a_request_that_arrived_last_pauses_rather_than_lose_its_blocks_or_an_older_ones() -> None:
     running = [live("old", 5, 6, 2), live("young", 4, 5, 2)]
 
-    plan = policy().plan(snapshot(running, [], free=0))
+    plan = policy().plan(snapshot(running, [live("w", 0, 1)], free=0))
 
-    assert preempted(plan) == ["young"]
+    assert preempted(plan) == []
     assert plan.tokens == {"old": 1}
+
+
+def test_a_chunk_that_arrived_last_makes_do_with_the_blocks_that_are_free() -> None:
+    running = [live("old", 5, 6, 2), live("young", 6, 26)]
+
+    plan = policy(16).plan(snapshot(running, [], free=2))
+
+    assert preempted(plan) == []
+    assert plan.tokens == {"old": 1, "young": 10}  # 2 in its last block, 8 in the free ones
 
 
 def test_nothing_starts_in_a_step_that_preempts() -> None:
@@ -133,8 +151,8 @@ def test_blocks_shared_with_a_survivor_are_not_counted_as_freed() -> None:
 
     plan = policy().plan(snapshot(running, [], free=0, total=4))
 
-    assert preempted(plan) == ["c", "b"]  # c's own block was enough for one of them only
-    assert plan.tokens == {"old": 1}
+    assert preempted(plan) == ["c"]
+    assert plan.tokens == {"old": 1}  # c's own block was enough for one of them only
 
 
 def test_the_oldest_request_advances_even_if_all_others_share_what_they_hold() -> None:
