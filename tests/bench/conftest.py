@@ -15,13 +15,17 @@ from aiohttp import web
 
 @dataclass
 class ScriptedServer:
-    """Answers every completion with `status` and `pieces`, a pause of `gap_s` between them."""
+    """Answers every completion with `status` and `pieces`, a pause of `gap_s` between them.
+
+    After `healthy_answers` of them, if that is set, every one is a 500.
+    """
 
     pieces: list[bytes] = field(default_factory=list)
     status: int = 200
     gap_s: float = 0.0
     cuts_connection: bool = False
     not_ready_answers: int = 0
+    healthy_answers: int | None = None
     vocabulary: list[int] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -43,6 +47,8 @@ class ScriptedServer:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
         self.headers.append(dict(request.headers))
+        if self.healthy_answers is not None and len(self.bodies) > self.healthy_answers:
+            return web.Response(status=500, text="broken")
         response = web.StreamResponse(status=self.status)
         response.enable_chunked_encoding()
         await response.prepare(request)

@@ -149,15 +149,13 @@ def test_a_count_that_differs_from_the_aim_is_said(scripted, capsys):
     assert "counted 28 input tokens; 20 were aimed for" in capsys.readouterr().out
 
 
-def test_all_failing_is_status_1_with_the_errors_counted(scripted, capsys, monkeypatch):
-    async def pass_once(session, target):
-        return None
+@pytest.mark.parametrize(("healthy", "status", "failed"), [(1, 1, 4), (3, 0, 2)])
+def test_failures_are_counted_with_their_errors(scripted, capsys, healthy, status, failed):
+    scripted.say("a")
+    scripted.healthy_answers = healthy  # the first of them goes to the request before the load
 
-    monkeypatch.setattr("hfx.bench.cli.try_once", pass_once)
-    scripted.status, scripted.pieces = 500, [b"broken"]
-
-    assert main(arguments(scripted)) == 1
-    assert "failed 4 x: HTTP 500: broken" in capsys.readouterr().out
+    assert main(arguments(scripted)) == status
+    assert f"failed {failed} x: HTTP 500: broken" in capsys.readouterr().out
 
 
 def test_importing_the_bench_needs_neither_torch_nor_the_engine():
