@@ -53,8 +53,8 @@ def select(
 ) -> Operators:
     """The operators of the back end called `name`, or else of the first that can run.
 
-    With a `spec`, the back end must be able to run attention of that shape too. The choice is
-    logged, once.
+    With a `spec`, the back end must be able to run attention of that shape too. The "cpu" one uses
+    as many threads as torch is set to at this moment. The choice is logged, once.
 
     Raises:
         ValueError: no back end has that name.
@@ -64,11 +64,13 @@ def select(
     known = {backend.name: backend for backend in _BACKENDS}
     if name is not None and name not in known:
         raise ValueError(f"kernel back end {name!r} does not exist: there are {', '.join(known)}")
+    passed_over = ""
     for backend in [known[name]] if name else [b for b in _BACKENDS if b.automatic]:
         found = _attempt(backend, device, dtype, spec)
         if isinstance(found, Operators):
-            _log_choice(backend.name, device, dtype)
+            _log_choice(backend.name, device, dtype, passed_over)
             return found
+        passed_over += f"; not {backend.name!r}, which {found}"
     raise RuntimeError(
         f"kernel back end {name or '(any)'} cannot run {dtype} on {device}. There are: "
         + "; ".join(_standing(backend, device, dtype, spec) for backend in _BACKENDS)
@@ -90,20 +92,15 @@ def _attempt(
     if objection is not None:
         return objection
     try:
-        operators = _load(backend, device)
+        operators = backend.load(device)
     except ImportError as error:
         return str(error)
     return (spec and operators.objection(spec)) or operators
 
 
 @cache
-def _load(backend: Backend, device: torch.device) -> Operators:
-    return backend.load(device)
-
-
-@cache
-def _log_choice(name: str, device: torch.device, dtype: torch.dtype) -> None:
-    logger.info("kernels of back end %r on %s in %s", name, device, dtype)
+def _log_choice(name: str, device: torch.device, dtype: torch.dtype, passed_over: str) -> None:
+    logger.info("kernels of back end %r on %s in %s%s", name, device, dtype, passed_over)
 
 
 def _load_cpu(device: torch.device) -> Operators:

@@ -4,7 +4,7 @@
 // P V. Unwritten slots may hold NaN: their scores are overwritten before anything reads them, and
 // their V rows are never multiplied, because 0 * NaN is NaN.
 #include "attend.hpp"
-#include "simd.hpp"
+#include "product.hpp"
 
 extern "C" float exp2f(float);
 
@@ -16,138 +16,6 @@ using hfx::Reduction;
 using hfx::WorkItem;
 
 constexpr float MINUS_INFINITY = -__builtin_inff();
-
-// How a cache of one element type is multiplied. STEP numbers of the inner dimension lie together.
-// Left is the type of the other factor: widened ahead of time where no instruction takes pairs.
-template <bool BF16>
-struct Cache;
-
-template <>
-struct Cache<false> {
-  using Number = float;
-  using Left = float;
-  using Column = vf;
-  static constexpr int STEP = 1;
-#if defined(__AVX512F__)
-  static constexpr int ROWS = 6, COLUMNS = 4;  // 24 sums, 4 columns, 1 broadcast: 29 of 32
-#else
-  static constexpr int ROWS = 6, COLUMNS = 2;  // 12 sums, 2 columns, 1 broadcast: 15 of 16
-#endif
-  HFX_INLINE Column column(const Number* p) { return load(p); }
-  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return fma(splat(*a), b, sum); }
-  HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
-  HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 4); }
-  HFX_INLINE void put(Number* p, vf x) { store(p, x); }
-};
-
-template <>
-struct Cache<true> {
-  using Number = uint16_t;
-  using Column = vb;
-  static constexpr int STEP = 2;
-  HFX_INLINE Column column(const Number* p) { return load_pairs(p); }
-  HFX_INLINE void put(Number* p, vf x) { store_bf16(p, x); }
-#if defined(__AVX512BF16__)
-  using Left = uint16_t;
-  static constexpr int ROWS = 6, COLUMNS = 4;
-  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return dot_pairs(sum, a, b); }
-  HFX_INLINE void put_left(Left* p, vf x) { store_bf16(p, x); }
-  HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 2); }
-#else
-  using Left = float;
-#if defined(__AVX512F__)
-  static constexpr int ROWS = 4, COLUMNS = 4;  // 16 sums, 8 half columns, 2 broadcasts: 26 of 32
-#else
-  static constexpr int ROWS = 4, COLUMNS = 2;  // 8 sums, 4 half columns, 2 broadcasts: 14 of 16
-#endif
-  HFX_INLINE vf multiply(vf sum, const Left* a, Column b) {
-    return fma(splat(a[1]), b.odd, fma(splat(a[0]), b.even, sum));
-  }
-  HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
-  HFX_INLINE void copy_left(Left* to, const Number* from, int n) {
-    for (int i = 0; i < n; i += VL) store(to + i, load_bf16(from + i));
-  }
-#endif
-};
-
-// One product: C [rows][columns] = (C * alpha +) A [rows][steps * STEP] B [steps][columns * STEP].
-template <bool BF16>
-struct Product {
-  using Number = typename Cache<BF16>::Number;
-  using Left = typename Cache<BF16>::Left;
-  const Left* a;
-  int64_t a_stride;
-  const Number* b;
-  int64_t b_stride;
-  const Number* tail;   // one more step of B that lies elsewhere, or null
-  const Number* ahead;  // B of the next product, fetched to L2 meanwhile, or null
-  float* c;
-  int64_t c_stride;
-  const float* alpha;
-  int steps;
-};
-
-template <bool BF16, bool ADD, int ROWS, int COLUMNS>
-HFX_INLINE void block(const Product<BF16>& p, int row, int column,
-                      const typename Cache<BF16>::Number* ahead) {
-  using C = Cache<BF16>;
-  const auto* a = p.a + row * p.a_stride;
-  const auto* b = p.b + column * C::STEP;
-  float* c = p.c + row * p.c_stride + column;
-  vf sums[ROWS][COLUMNS];
-  for (int i = 0; i < ROWS; i++) {
-    const vf alpha = splat(ADD ? p.alpha[row + i] : 0.f);
-    for (int j = 0; j < COLUMNS; j++)
-      sums[i][j] = ADD ? mul(load(c + i * p.c_stride + j * VL), alpha) : alpha;
-  }
-  auto step = [&](const typename C::Left* left, const typename C::Number* right)
-      __attribute__((always_inline)) {
-    typename C::Column columns[COLUMNS];
-    for (int j = 0; j < COLUMNS; j++) columns[j] = C::column(right + j * VL * C::STEP);
-    for (int i = 0; i < ROWS; i++)
-      for (int j = 0; j < COLUMNS; j++)
-        sums[i][j] = C::multiply(sums[i][j], left + i * p.a_stride, columns[j]);
-  };
-  for (int k = 0; k < p.steps; k++) {
-    step(a + k * C::STEP, b + k * p.b_stride);
-    if (ahead)
-      for (int byte = 0; byte < COLUMNS * VL * 4; byte += 64)
-        _mm_prefetch((const char*)(ahead + column * C::STEP + k * p.b_stride) + byte, _MM_HINT_T1);
-  }
-  if (p.tail) step(a + p.steps * C::STEP, p.tail + column * C::STEP);
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < COLUMNS; j++) store(c + i * p.c_stride + j * VL, sums[i][j]);
-}
-
-template <bool BF16, bool ADD, int COLUMNS>
-HFX_INLINE void column_block(const Product<BF16>& p, int rows, int column) {
-  constexpr int MOST = Cache<BF16>::ROWS;
-  // balanced: 8 rows are 4 + 4, not 6 + 2, because a small block waits for its loads
-  int blocks = (rows + MOST - 1) / MOST;
-  for (int row = 0; row < rows; blocks--) {
-    const int count = (rows - row + blocks - 1) / blocks;
-    const auto* ahead = row ? nullptr : p.ahead;
-    switch (count) {
-      case 6: if constexpr (MOST > 5) block<BF16, ADD, 6, COLUMNS>(p, row, column, ahead); break;
-      case 5: if constexpr (MOST > 4) block<BF16, ADD, 5, COLUMNS>(p, row, column, ahead); break;
-      case 4: block<BF16, ADD, 4, COLUMNS>(p, row, column, ahead); break;
-      case 3: block<BF16, ADD, 3, COLUMNS>(p, row, column, ahead); break;
-      case 2: block<BF16, ADD, 2, COLUMNS>(p, row, column, ahead); break;
-      default: block<BF16, ADD, 1, COLUMNS>(p, row, column, ahead);
-    }
-    row += count;
-  }
-}
-
-template <bool BF16, bool ADD>
-void multiply(const Product<BF16>& p, int rows, int columns) {
-  int column = 0;
-  if constexpr (Cache<BF16>::COLUMNS == 4)
-    for (; column + 4 * VL <= columns; column += 4 * VL)
-      column_block<BF16, ADD, 4>(p, rows, column);
-  for (; column + 2 * VL <= columns; column += 2 * VL) column_block<BF16, ADD, 2>(p, rows, column);
-  for (; column < columns; column += VL) column_block<BF16, ADD, 1>(p, rows, column);
-}
 
 // x in lanes first to last - 1, minus infinity elsewhere.
 HFX_INLINE vf only_lanes(vf x, int first, int last) {

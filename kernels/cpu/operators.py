@@ -138,20 +138,21 @@ class CpuOperators(Operators):
         residual: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = x.shape
+        shape, stride = x.shape, x.stride()
         if out is None:
             out = torch.empty(shape, dtype=x.dtype)
+        out_stride = out.stride()
         heads = shape[1] if len(shape) == 3 else 1
         _cpu.rms_norm(
             x.data_ptr(),
-            x.stride()[0],
-            x.stride()[1],
+            stride[0],
+            stride[1],
             weight_D.data_ptr(),
             0 if residual is None else residual.data_ptr(),
             0 if residual is None else residual.stride()[0],
             out.data_ptr(),
-            out.stride()[0],
-            out.stride()[1],
+            out_stride[0],
+            out_stride[1],
             shape[0],
             heads,
             shape[-1],

@@ -63,9 +63,12 @@ def test_the_choice_is_logged_once(caplog):
     with caplog.at_level(logging.INFO, logger=registry.__name__):
         select("torch", dtype=torch.float16)
         select("torch", dtype=torch.float16)
+        select(dtype=torch.float64)
 
     assert [record.getMessage() for record in caplog.records] == [
-        "kernels of back end 'torch' on cpu in torch.float16"
+        "kernels of back end 'torch' on cpu in torch.float16",
+        "kernels of back end 'torch' on cpu in torch.float64; not 'cpu', which computes in "
+        "torch.bfloat16, torch.float32, not in torch.float64",
     ]
 
 
@@ -86,13 +89,19 @@ def test_the_environment_can_force_an_instruction_set(isa):
 
 def test_an_old_processor_falls_back_to_plain_torch(monkeypatch):
     monkeypatch.setattr(isa_module, "available_isas", lambda: ())
-    registry._load.cache_clear()
+
+    assert select().name == "torch"
+    with pytest.raises(RuntimeError, match=r"cpu \(needs a processor with AVX2 and FMA"):
+        select("cpu")
+
+
+def test_threads_are_those_that_torch_is_set_to():
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
     try:
-        assert select().name == "torch"
-        with pytest.raises(RuntimeError, match=r"cpu \(needs a processor with AVX2 and FMA"):
-            select("cpu")
+        assert select("cpu").threads == before + 1
     finally:
-        registry._load.cache_clear()
+        torch.set_num_threads(before)
 
 
 def test_an_instruction_set_that_is_missing_or_unknown_is_named(monkeypatch):
