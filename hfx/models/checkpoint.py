@@ -6,7 +6,8 @@ before memory is spent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -47,11 +48,17 @@ class Checkpoint(Protocol):
         """How its makers suggest to sample, and which tokens end an answer."""
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path before the message of every ValueError raised within."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def check_tensors(
-    spec: DecoderSpec,
-    found: Mapping[str, tuple[int, ...]],
-    path: Path,
-    ignored: Collection[str] = (),
+    spec: DecoderSpec, found: Mapping[str, tuple[int, ...]], ignored: Collection[str] = ()
 ) -> None:
     """Compare what the headers list with what the decoder needs.
 
@@ -61,17 +68,17 @@ def check_tensors(
     wanted = spec.tensor_shapes()
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise ValueError(f"{path}: {len(missing)} tensors are missing: {_listed(missing)}")
+        raise ValueError(f"{len(missing)} tensors are missing: {_listed(missing)}")
     unexpected = [name for name in found if name not in wanted and name not in ignored]
     if unexpected:
         raise ValueError(
-            f"{path}: {len(unexpected)} tensors have no place in a {spec.architecture} decoder of "
+            f"{len(unexpected)} tensors have no place in a {spec.architecture} decoder of "
             f"{spec.layers} layers: {_listed(unexpected)}"
         )
     for name, shape in wanted.items():
         if found[name] != shape:
             raise ValueError(
-                f"{path}: tensor {name!r} has shape {list(found[name])}; the configuration asks "
+                f"tensor {name!r} has shape {list(found[name])}; the configuration asks "
                 f"for {list(shape)}"
             )
 

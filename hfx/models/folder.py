@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .chat import ChatTemplate, template_from
-from .checkpoint import check_tensors
+from .checkpoint import check_tensors, naming
 from .generation import GenerationDefaults, defaults_from_folder
 from .hf_config import spec_from_config
 from .hf_tokenizer import tokenizer_from_folder
@@ -33,7 +33,8 @@ class FolderCheckpoint:
         self.path = path
         config_path = path / "config.json"
         self._config = read_json(config_path)
-        spec = spec_from_config(self._config, config_path)
+        with naming(config_path):
+            spec = spec_from_config(self._config)
         if not (path / "tokenizer.json").is_file():
             raise ValueError(_no_tokenizer(path))
         self._files = SafetensorsFiles(_weight_files(path))
@@ -41,7 +42,8 @@ class FolderCheckpoint:
         if spec.tied_embeddings:
             shapes.pop("lm_head.weight", None)  # a second copy of the embedding
         ignored = {name for name in shapes if name.endswith(".rotary_emb.inv_freq")}
-        check_tensors(spec, shapes, path, ignored)
+        with naming(path):
+            check_tensors(spec, shapes, ignored)
         self.spec = spec
 
     def read(self, name: str, out_RC: torch.Tensor) -> None:

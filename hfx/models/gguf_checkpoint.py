@@ -13,7 +13,7 @@ import torch
 from hfx.kernels import RopeScaling
 
 from .chat import ChatTemplate, template_from
-from .checkpoint import check_tensors
+from .checkpoint import check_tensors, naming
 from .dequantize import dequantize
 from .generation import GenerationDefaults, defaults_from_metadata
 from .gguf_file import GgufFile, open_gguf
@@ -58,18 +58,20 @@ class GgufCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_gguf(path)
-        self.spec = spec_from_gguf(self._file)
         self._names = {_our_name(name): name for name in self._file.tensors if name != DIVISORS}
         shapes = {ours: self._file.tensors[name].shape for ours, name in self._names.items()}
-        check_tensors(self.spec, shapes, path)
+        with naming(path):
+            self.spec = spec_from_gguf(self._file)
+            check_tensors(self.spec, shapes)
 
     def read(self, name: str, out_RC: torch.Tensor) -> None:
         stored = self._file.tensors[self._names[name]]
         raw = self._file.raw(stored.name)
         heads = self._paired_heads(name)
-        dequantize(
-            unpaired(raw.view(len(out_RC), -1), heads) if heads else raw, stored.kind, out_RC
-        )
+        if heads:
+            rows_RB = raw.view(heads * self.spec.head_size, -1)  # a bias has one number a row
+            raw = unpaired(rows_RB, heads).view(raw.shape)
+        dequantize(raw, stored.kind, out_RC)
 
     def _paired_heads(self, name: str) -> int:
         """How many heads' rows llama.cpp's converter has reordered in this tensor."""
@@ -80,7 +82,8 @@ class GgufCheckpoint:
         return self.spec.kv_heads if ".k_proj." in name else 0
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizer_from_metadata(self._file.metadata, self.path)
+        with naming(self.path):
+            return tokenizer_from_metadata(self._file.metadata)
 
     def chat_template(self, tokenizer: Tokenizer, override: str | None) -> ChatTemplate | None:
         template = override or self._file.metadata.get("tokenizer.chat_template")
@@ -106,8 +109,8 @@ def spec_from_gguf(file: GgufFile) -> DecoderSpec:
     """The decoder that the metadata and the tensors' names describe.
 
     Raises:
-        ValueError: something in it isn't supported, or a key is missing; the message names the
-            file, what was found and what is supported.
+        ValueError: something in it isn't supported, or a key is missing; the message says what was
+            found and what is supported.
     """
     keys = _Keys(file)
     width, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
@@ -145,12 +148,11 @@ class _Keys:
     """Metadata under the file's architecture, each value checked when it's asked for."""
 
     def __init__(self, file: GgufFile) -> None:
-        self.path = file.path
         self._metadata: Mapping[str, Any] = file.metadata
         self.architecture = str(file.metadata.get("general.architecture"))
         if self.architecture not in ARCHITECTURES:
             raise ValueError(
-                f"{self.path}: architecture {self.architecture!r} is not supported; supported: "
+                f"architecture {self.architecture!r} is not supported; supported: "
                 f"{', '.join(ARCHITECTURES)}"
             )
 
@@ -162,8 +164,7 @@ class _Keys:
         value = default if value is None else value
         if not isinstance(value, int | float):
             raise ValueError(
-                f"{self.path}: metadata {self.architecture}.{key} is {value!r}; one number is "
-                "needed"
+                f"metadata {self.architecture}.{key} is {value!r}; one number is needed"
             )
         return value
 
@@ -175,15 +176,14 @@ def _refuse_unsupported(keys: _Keys, head_size: int) -> None:
     experts = keys.integer("expert_count", 0)
     if experts:
         raise ValueError(
-            f"{keys.path}: {keys.architecture}.expert_count is {experts}; mixtures of experts are "
+            f"{keys.architecture}.expert_count is {experts}; mixtures of experts are "
             "not supported; supported: dense decoders"
         )
     for key in ("rope.dimension_count", "attention.value_length"):
         found = keys.integer(key, head_size)
         if found != head_size:
             raise ValueError(
-                f"{keys.path}: {keys.architecture}.{key} is {found}; supported: the head size "
-                f"({head_size})"
+                f"{keys.architecture}.{key} is {found}; supported: the head size ({head_size})"
             )
 
 
@@ -191,7 +191,7 @@ def _scaling(keys: _Keys) -> RopeScaling | None:
     kind = keys.optional("rope.scaling.type") or "none"
     if kind not in ROPE_TYPES:
         raise ValueError(
-            f"{keys.path}: {keys.architecture}.rope.scaling.type is {kind!r}; supported: "
+            f"{keys.architecture}.rope.scaling.type is {kind!r}; supported: "
             f"{', '.join(map(repr, ROPE_TYPES))}"
         )
     if kind == "none":
@@ -223,7 +223,7 @@ def _divisors(file: GgufFile) -> tuple[float, ...] | None:
 def _vocabulary(file: GgufFile) -> int:
     table = file.tensors.get("token_embd.weight")
     if table is None:
-        raise ValueError(f"{file.path}: tensor 'token_embd.weight' is missing")
+        raise ValueError("tensor 'token_embd.weight' is missing")
     return table.shape[0]
 
 

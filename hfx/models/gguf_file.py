@@ -6,6 +6,7 @@ Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, lit
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ class GgufFile:
             KeyError: there's no such tensor.
         """
         tensor = self.tensors[name]
-        rows = 1 if len(tensor.shape) < 2 else int(np.prod(tensor.shape[:-1]))
+        rows = 1 if len(tensor.shape) < 2 else math.prod(tensor.shape[:-1])
         return self.data[tensor.offset : tensor.offset + tensor.nbytes].view(rows, -1)
 
 
@@ -185,7 +186,11 @@ class _Header:
 
 
 def _locate(header: _Header, path: Path, size: int) -> dict[str, GgufTensor]:
-    alignment = int(header.metadata.get("general.alignment", 32))
+    alignment = header.metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(
+            f"{path}: general.alignment is {alignment!r}: a positive integer is needed"
+        )
     start = -(-header.position // alignment) * alignment
     tensors = {}
     for name, shape, kind, offset in header.tensors:
@@ -193,7 +198,7 @@ def _locate(header: _Header, path: Path, size: int) -> dict[str, GgufTensor]:
             elements, nbytes = block_shape(kind)
         except ValueError as error:
             raise ValueError(f"{path}: tensor {name!r}: {error}") from error
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         if shape and shape[-1] % elements:
             raise ValueError(
                 f"{path}: tensor {name!r} has rows of {shape[-1]}, no multiple of the {elements} "

@@ -7,7 +7,6 @@ expressions below are those of the models' own tokenizers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
@@ -48,25 +47,23 @@ WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3", "tekken")
 BOS_UNLESS_TOLD = ("llama-bpe", "llama3", "llama-v3", "tekken")
 
 
-def tokenizer_from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
+def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that the metadata describes.
 
     Raises:
-        ValueError: its kind or its way of splitting isn't supported, or a part is missing; the
-            message names the file, what was found and what is supported.
+        ValueError: its kind or its way of splitting isn't supported, or a part is missing or
+            damaged; the message says what was found and what is supported.
     """
     kind = metadata.get(KEY + "model")
     if kind not in ("gpt2", "llama"):
         raise ValueError(
-            f"{path}: {KEY}model is {kind!r}; supported: 'gpt2' (byte-level BPE) and 'llama' "
+            f"{KEY}model is {kind!r}; supported: 'gpt2' (byte-level BPE) and 'llama' "
             "(sentencepiece BPE)"
         )
-    tokens = _required(metadata, "tokens", path)
+    tokens = _required(metadata, "tokens")
     pre = metadata.get(KEY + "pre", "default")
     pipeline = (
-        _byte_level(metadata, tokens, pre, path)
-        if kind == "gpt2"
-        else _sentencepiece(metadata, tokens, path)
+        _byte_level(metadata, tokens, pre) if kind == "gpt2" else _sentencepiece(metadata, tokens)
     )
     _add_whole_tokens(pipeline, metadata, tokens)
     special = {
@@ -83,19 +80,17 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenize
     )
 
 
-def _required(metadata: Mapping[str, Any], key: str, path: Path) -> Any:
+def _required(metadata: Mapping[str, Any], key: str) -> Any:
     if KEY + key not in metadata:
-        raise ValueError(f"{path}: metadata {KEY}{key} is missing: the file has no tokenizer")
+        raise ValueError(f"metadata {KEY}{key} is missing: the file has no tokenizer")
     return metadata[KEY + key]
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], pre: str, path: Path) -> Pipeline:
-    splitting = _splitting(pre, path)
-    merges = [tuple(merge.split(" ", 1)) for merge in _required(metadata, "merges", path)]
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str], pre: str) -> Pipeline:
+    splitting = _splitting(pre)
+    merges = [tuple(merge.split(" ", 1)) for merge in _required(metadata, "merges")]
     vocabulary = dict(zip(tokens, range(len(tokens)), strict=True))
-    pipeline = Pipeline(
-        BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in WHOLE_WORDS_FIRST)
-    )
+    pipeline = _bpe(vocab=vocabulary, merges=merges, ignore_merges=pre in WHOLE_WORDS_FIRST)
     if pre in SPLITS and SPLITS[pre] is QWEN2:
         pipeline.normalizer = normalizers.NFC()
     pipeline.pre_tokenizer = splitting
@@ -103,7 +98,14 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], pre: str, path: 
     return pipeline
 
 
-def _splitting(pre: str, path: Path) -> Any:
+def _bpe(**options: Any) -> Pipeline:
+    try:
+        return Pipeline(BPE(**options))
+    except Exception as error:  # the library raises bare Exception for merges that don't fit
+        raise ValueError(f"{KEY}tokens and {KEY}merges don't go together ({error})") from error
+
+
+def _splitting(pre: str) -> Any:
     if pre in GPT2:
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
     if pre in SINGLE_DIGITS:
@@ -115,7 +117,7 @@ def _splitting(pre: str, path: Path) -> Any:
         )
     if pre not in SPLITS:
         known = ", ".join((*GPT2, *SINGLE_DIGITS, *SPLITS))
-        raise ValueError(f"{path}: {KEY}pre is {pre!r}; supported: {known}")
+        raise ValueError(f"{KEY}pre is {pre!r}; supported: {known}")
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLITS[pre]), behavior="isolated"),
@@ -124,11 +126,11 @@ def _splitting(pre: str, path: Path) -> Any:
     )
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> Pipeline:
-    scores = _required(metadata, "scores", path)
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str]) -> Pipeline:
+    scores = _required(metadata, "scores")
     vocabulary = dict(zip(tokens, range(len(tokens)), strict=True))
     merges = _merges_from_scores(tokens, scores, vocabulary)
-    pipeline = Pipeline(BPE(vocab=vocabulary, merges=merges, fuse_unk=True, byte_fallback=True))
+    pipeline = _bpe(vocab=vocabulary, merges=merges, fuse_unk=True, byte_fallback=True)
     prefix = bool(metadata.get(KEY + "add_space_prefix", True))
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace(
         replacement=SPACE_MARK, prepend_scheme="first" if prefix else "never", split=False

@@ -95,7 +95,7 @@ def _stored(file: Path, name: str, entry: Any, start: int, size: int) -> StoredT
             f"{file}: tensor {name!r} holds {kind}; supported: {', '.join(DTYPES)} (no quantised "
             "weights)"
         )
-    if start + end > size:
+    if begin < 0 or start + end > size:
         raise ValueError(
             f"{file}: truncated: tensor {name!r} ends at byte {start + end}, and the file has "
             f"{size}: download it again"

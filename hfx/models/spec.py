@@ -7,7 +7,7 @@ heads, H head size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hfx.kernels import RopeScaling
 
@@ -62,10 +62,6 @@ class DecoderSpec:
     def kv_width(self) -> int:
         """M H, features of all keys (and of all values)."""
         return self.kv_heads * self.head_size
-
-    def with_tied_embeddings(self, tied: bool) -> DecoderSpec:
-        """The same decoder, whose head is (or is not) the embedding table."""
-        return replace(self, tied_embeddings=tied)
 
     def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor that the weights consist of, by its Hugging Face name."""

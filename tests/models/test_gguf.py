@@ -22,6 +22,7 @@ from transformers import (
 from hfx.config import ModelConfig
 from hfx.models import load
 from hfx.models.dequantize import block_shape, dequantize
+from hfx.models.gguf_checkpoint import GgufCheckpoint
 
 VOCABULARY = 300
 PROMPT = [5, 17, 250, 3, 3, 99, 120, 7, 8, 201, 44, 45, 46, 280, 1, 2, 77, 13, 21, 34]
@@ -180,6 +181,14 @@ def test_a_llama_with_frequency_divisors(
     _check(tmp_path / "model.gguf", model, chunked_logits)
 
 
+def test_a_llama_with_biases(tmp_path: Path, chunked_logits: Callable[..., Any]) -> None:
+    """The converter reorders the biases of q and k as well."""
+    model = _model("llama", attention_bias=True)
+    _write(tmp_path / "model.gguf", model, Kind.Q8_0)
+
+    _check(tmp_path / "model.gguf", model, chunked_logits)
+
+
 def test_a_qwen2_with_biases(tmp_path: Path, chunked_logits: Callable[..., Any]) -> None:
     model = _model("qwen2")
     _write(tmp_path / "model.gguf", model, Kind.Q8_0)
@@ -310,6 +319,25 @@ def test_what_the_decoder_does_not_support_is_refused(
     _write(path, model, Kind.F16, **writer_metadata)
 
     assert expected in _refused(path)
+
+
+def test_any_damage_to_the_header_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Nothing but ValueError comes out, whatever the bytes."""
+    path = _tiny(tmp_path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for at in rng.integers(4, 6000, 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            GgufCheckpoint(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 20
 
 
 def test_another_architecture_is_refused_with_those_supported(tmp_path: Path) -> None:
