@@ -47,6 +47,14 @@ def test_at_least_twenty_prompts_are_recorded(recorded: list[dict[str, Any]]) ->
     assert len(prompts) >= 20
 
 
+def test_llama_cpp_wrote_the_same_text(recorded: list[dict[str, Any]]) -> None:
+    """`record_llama_cpp.py` recorded it, so that two independent engines agree on what's right."""
+    theirs = json.loads((DATA / "greedy_llama_cpp.json").read_text())["prompts"]
+
+    assert [row["prompt"] for row in theirs] == [row["prompt"] for row in recorded]
+    assert [row["token_ids"] for row in theirs] == [row["token_ids"] for row in recorded]
+
+
 def test_float32_text_is_transformers_token_by_token(
     recorded: list[dict[str, Any]], bundled: LoadedModel, stepper: Callable[..., Any]
 ) -> None:
