@@ -72,18 +72,24 @@ class Generation(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         ask = await self._prepare()
-        try:
-            with Deltas(self._engine, ask.requests) as deltas:
-                first = ask.requests[0]
-                self._metrics.on_request(ask.choices_per_prompt, first.sampling.max_tokens)
-                if ask.stream:
-                    await self._stream(ask, deltas, send)
-                    return
+        with self._submitted(ask) as deltas:
+            first = ask.requests[0]
+            self._metrics.on_request(ask.choices_per_prompt, first.sampling.max_tokens)
+            if ask.stream:
+                await self._stream(ask, deltas, send)
+                return
+            try:
                 body = await self._whole(ask, deltas)
-        except (EngineError, ValueError) as error:
-            raise self._refusal(error) from error
+            except EngineError as error:
+                raise refusal(error) from error
         response = Response(body, media_type="application/json")
         await response(scope, receive, send)
+
+    def _submitted(self, ask: Ask) -> Deltas:
+        try:
+            return Deltas(self._engine, ask.requests)
+        except (EngineError, ValueError) as error:
+            raise refusal(error) from error
 
     async def _whole(self, ask: Ask, deltas: Deltas) -> bytes:
         choices = [
@@ -107,8 +113,8 @@ class Generation(Response):
         beat = asyncio.ensure_future(writer.keep_alive(self._keep_alive_s))
         try:
             await self._events(ask, deltas, writer)
-        except (EngineError, ValueError) as error:
-            await writer.write(Chunks.error(self._refusal(error).body))
+        except EngineError as error:
+            await writer.write(Chunks.error(refusal(error).body))
         except ApiError as error:
             await writer.write(Chunks.error(error.body))
         finally:
@@ -149,16 +155,17 @@ class Generation(Response):
             return ApiError(503, delta.error or "the request was aborted", code="aborted")
         return None
 
-    def _refusal(self, error: Exception) -> ApiError:
-        if isinstance(error, EngineFull):
-            return ApiError(429, str(error), code="queue_full", retry_after_s=FULL_RETRY_S)
-        if isinstance(error, EngineDraining):
-            return draining()
-        if isinstance(error, EngineDead):
-            return ApiError(500, str(error), code="engine_dead")
-        if isinstance(error, ValueError):
-            return ApiError(400, str(error), code="invalid")
-        return ApiError(500, str(error), code="engine_error")
+
+def refusal(error: EngineError | ValueError) -> ApiError:
+    """What an engine's refusal or failure is in HTTP."""
+    if isinstance(error, EngineFull):
+        return ApiError(429, str(error), code="queue_full", retry_after_s=FULL_RETRY_S)
+    if isinstance(error, EngineDraining):
+        return draining()
+    if isinstance(error, EngineError):
+        is_dead = isinstance(error, EngineDead)
+        return ApiError(500, str(error), code="engine_dead" if is_dead else "engine_error")
+    return ApiError(400, str(error), code="invalid")
 
 
 class _EventWriter:

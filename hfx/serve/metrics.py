@@ -55,7 +55,7 @@ class HttpMetrics:
         )
         self._rejections = Counter(
             "hfx:admission_rejections",
-            "Requests that were turned away before the engine took them",
+            "Requests answered with 429 or 503",
             ("reason",),
             registry=self.registry,
         )
@@ -73,7 +73,7 @@ class HttpMetrics:
         self._responses.labels(method, path, str(code)).inc()
 
     def reject(self, reason: str) -> None:
-        """One inference request that was not taken."""
+        """One request that was not served for lack of room or readiness."""
         self._rejections.labels(reason).inc()
 
     def started(self, phases: dict[str, float]) -> None:

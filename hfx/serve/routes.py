@@ -221,7 +221,9 @@ async def exposition(request: Request) -> Response:
     return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
-async def refuse(_: Request, error: Exception) -> Response:
+async def refuse(request: Request, error: Exception) -> Response:
     """An `ApiError` as a response."""
     assert isinstance(error, ApiError)
+    if error.status in (429, 503):
+        site_of(request).metrics.reject(error.code or "unavailable")
     return Response(error.body, error.status, error.headers, "application/json")

@@ -31,6 +31,7 @@ log = logging.getLogger("hfx.serve")
 
 CONNECTIONS_BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than proxies keep idle connections, or they write into closed ones
+SPINS = "2000"  # some 0.1 ms: longer than between two kernels, shorter than between two steps
 # What loading raises for files, settings and machines that don't fit together.
 _MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 FLUSH_S = 5.0  # what aborted answers get to write their last event
@@ -44,6 +45,7 @@ def serve(settings: Settings) -> int:
     )
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
     phases = Phases()
+    _let_idle_threads_sleep()
     try:
         listener = listen(http)
     except OSError as error:
@@ -52,6 +54,13 @@ def serve(settings: Settings) -> int:
     print(configuration(settings), flush=True)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(Life(settings.config, listener, phases).run())
+
+
+def _let_idle_threads_sleep() -> None:
+    """Before the OpenMP library loads: its idle threads spin for milliseconds by default, and the
+    event loop and its clients need the cores that they spin on."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -129,6 +138,7 @@ class Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         answering = asyncio.ensure_future(self._uvicorn.serve([self._listener]))
+        answering.add_done_callback(lambda _: self._stop.set())  # it ends early only by failing
         code = await self._load()
         if code is None:
             await self._stop.wait()
@@ -185,8 +195,9 @@ class Life:
         self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
         self._site.lifecycle.state = "ready"
         host, port = self._listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
-        print(greeting(f"http://{shown}:{port}", model.served.names[0], self._phases), flush=True)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(greeting(url, model.served.names[0], self._phases), flush=True)
 
     async def _drain(self) -> None:
         """Refuse new requests, let those under way end, abort what outlasts the timeout."""

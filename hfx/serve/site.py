@@ -12,7 +12,6 @@ from hfx.engine.async_engine import AsyncEngine
 
 from . import convert
 from .convert import Served
-from .errors import ApiError
 from .form import ChatForm, CompletionForm, Form, Head, fingerprint
 from .generation import Ask
 from .lifecycle import Lifecycle
@@ -109,14 +108,10 @@ class Site:
         """The model, if it takes requests now.
 
         Raises:
-            ApiError: it does not; counted as a rejection.
+            ApiError: it does not.
         """
-        state = self.state()
-        try:
-            self.lifecycle.admit()
-        except ApiError:
-            self.metrics.reject(state)
-            raise
+        self.state()
+        self.lifecycle.admit()
         assert self.model is not None
         return self.model
 

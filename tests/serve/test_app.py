@@ -160,6 +160,10 @@ class Stage:
     def get(self, path: str) -> Call:
         return Call(self.app, "GET", path)
 
+    @property
+    def exposition(self) -> bytes:
+        return self.site.metrics.text()
+
     def complete(self, **fields: Any) -> Call:
         document = {"prompt": "abc", "max_tokens": 3} | fields
         return Call(self.app, "POST", "/v1/completions", document)
@@ -301,6 +305,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back() -> None:
             assert (refused.status, error["code"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1
             assert "at most 1" in error["message"]
+        assert b'hfx:admission_rejections_total{reason="queue_full"} 2.0' in stage.exposition
 
         for call in taken:
             call.leave()
@@ -402,3 +407,20 @@ def test_a_proxys_prefix_may_be_stripped_or_not() -> None:
         assert schema["servers"] == [{"url": "/llm"}]
 
     play(scene, root_path="/llm", api_key=("key",))
+
+
+def test_each_request_is_one_line_in_the_log_when_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(stage: Stage) -> None:
+        with caplog.at_level("INFO", logger="hfx.serve.access"):
+            await stage.get("/version").task
+            await stage.get("/nowhere").task
+
+    play(scene, log_requests=True)
+
+    lines = [record.getMessage().split(" ", 1)[1] for record in caplog.records]
+    assert [line.rsplit(" ", 2)[0] for line in lines] == [
+        "GET '/version' 200",
+        "GET '/nowhere' 404",
+    ]
