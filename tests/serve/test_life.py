@@ -144,7 +144,8 @@ def test_a_second_signal_stops_at_once(start: Any) -> None:
     patient.wait_for("ready: ")
 
     with httpx.stream("POST", f"{patient.url}/v1/completions", json=LONG, timeout=120) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # kept: dropping it would hang up
+        next(lines)
         patient.process.send_signal(signal.SIGTERM)
         patient.wait_for("draining: 1 requests")
         patient.process.send_signal(signal.SIGTERM)
