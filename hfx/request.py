@@ -6,6 +6,7 @@ Nothing here imports torch, reads a clock, or touches the network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -155,7 +156,12 @@ class Mix:
 
     For a sequence with n query tokens behind h cached ones, a decode is n = 1 with h > 0, anything
     else is a prompt chunk. `attention_pairs` is the sum over chunks of n (h + n / 2), the design's
-    A, in tokens squared.
+    A, in tokens squared. `decode_context_squares` is the sum of squared decode contexts: its root
+    lies near the longest context where one towers, which sums alone don't show; left out, equal
+    contexts are assumed.
+
+    Raises:
+        ValueError: a field is negative, not a number, or contradicts another one.
     """
 
     decodes: int = 0
@@ -164,6 +170,22 @@ class Mix:
     prefill_tokens: int = 0
     prefill_context_tokens: int = 0
     attention_pairs: float = 0.0
+    decode_context_squares: int = 0
+
+    def __post_init__(self) -> None:
+        decodes, context = self.decodes, self.decode_context_tokens
+        if context and not self.decode_context_squares and decodes:
+            equal = -(-context * context // decodes)
+            object.__setattr__(self, "decode_context_squares", equal)
+        if not (
+            0 <= decodes <= context <= self.decode_context_squares
+            and (decodes or not self.decode_context_squares)
+            and 0 <= self.chunks <= self.prefill_tokens <= 2 * self.attention_pairs < math.inf
+            and (self.chunks or not self.attention_pairs)
+            and self.prefill_context_tokens >= 0
+            and (self.chunks or not self.prefill_context_tokens)
+        ):
+            raise ValueError(_contradiction(self))
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, int]]) -> Mix:
@@ -183,7 +205,8 @@ class Mix:
                 "at least 1 query token and 0 cached ones are needed"
             )
         if query_tokens == 1 and history_tokens > 0:
-            return cls(decodes=1, decode_context_tokens=history_tokens + 1)
+            context = history_tokens + 1
+            return cls(1, context, decode_context_squares=context * context)
         return cls(
             chunks=1,
             prefill_tokens=query_tokens,
@@ -204,6 +227,7 @@ class Mix:
             self.prefill_tokens + other.prefill_tokens,
             self.prefill_context_tokens + other.prefill_context_tokens,
             self.attention_pairs + other.attention_pairs,
+            self.decode_context_squares + other.decode_context_squares,
         )
 
     def __sub__(self, other: Mix) -> Mix:
@@ -214,7 +238,30 @@ class Mix:
             self.prefill_tokens - other.prefill_tokens,
             self.prefill_context_tokens - other.prefill_context_tokens,
             self.attention_pairs - other.attention_pairs,
+            self.decode_context_squares - other.decode_context_squares,
         )
+
+
+def _contradiction(mix: Mix) -> str:
+    """Which field of a refused mix is wrong, and what to do."""
+    for name in Mix.__slots__:
+        value = getattr(mix, name)
+        if not 0 <= value < math.inf:
+            return f"{name} is {value}: a mix counts work, so it must be finite and at least 0"
+    context, squares = mix.decode_context_tokens, mix.decode_context_squares
+    rules = {
+        "decode_context_tokens": mix.decodes <= context and bool(mix.decodes) == bool(context),
+        "decode_context_squares": context <= squares and bool(mix.decodes) == bool(squares),
+        "prefill_tokens": mix.chunks <= mix.prefill_tokens,
+        "prefill_context_tokens": bool(mix.chunks) or not mix.prefill_context_tokens,
+        "attention_pairs": mix.prefill_tokens <= 2 * mix.attention_pairs,
+    }
+    wrong = next((name for name, holds in rules.items() if not holds), "attention_pairs")
+    return (
+        f"{wrong} is {getattr(mix, wrong)}, which contradicts decodes={mix.decodes}, "
+        f"chunks={mix.chunks}, prefill_tokens={mix.prefill_tokens}: "
+        "build the mix with Mix.of([(query_tokens, cached_tokens), ...])"
+    )
 
 
 @dataclass(frozen=True, slots=True)

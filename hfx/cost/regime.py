@@ -1,0 +1,216 @@
+"""The form of one regime's step time, its value and its closed inverse. Seconds, tokens.
+
+    time = curve(tokens) + s_b decodes + s_c chunks + max(0, piece_1, piece_2, ...)
+    piece = fixed + k context + k_b decodes context + k_r root(squares) + h history + a pairs
+
+The curve is piecewise linear and never falls; it holds the matrix products. The greatest piece is
+the attention: what binds it (bandwidth, arithmetic, the longest sequence) changes with the mix.
+Every coefficient but `fixed` is at least 0, so more work is never cheaper.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import inf, isfinite, sqrt
+
+from hfx.request import Mix
+
+from .estimate import MOST_TOKENS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One bound of the attention's time, in seconds per unit of the mix's sums.
+
+    Raises:
+        ValueError: a price is negative or not finite.
+    """
+
+    fixed_s: float = 0.0
+    per_decode_context_token_s: float = 0.0
+    per_decode_times_context_token_s: float = 0.0
+    per_root_of_context_squares_s: float = 0.0
+    per_prefill_context_token_s: float = 0.0
+    per_attention_pair_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isfinite(value) or (value < 0 and field.name != "fixed_s"):
+                raise ValueError(
+                    f"{field.name} is {value}: more work would be cheaper, so a price must be "
+                    "finite and at least 0; measure and fit again"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regime:
+    """Coefficients of one kind of step, and the factor from its mean to the bound plans trust.
+
+    `knots_tokens` start at 0; `curve_s` are the curve's values there, and `per_token_s` its slope
+    behind the last knot.
+
+    Raises:
+        ValueError: the curve falls, a coefficient is negative or not finite, `upper_factor` is
+            below 1.
+    """
+
+    knots_tokens: tuple[float, ...]
+    curve_s: tuple[float, ...]
+    per_token_s: float
+    per_decode_s: float = 0.0
+    per_chunk_s: float = 0.0
+    pieces: tuple[Piece, ...] = ()
+    upper_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        knots, curve = self.knots_tokens, self.curve_s
+        if len(knots) != len(curve) or not knots or knots[0] != 0:
+            raise ValueError(
+                f"knots_tokens ({len(knots)}) and curve_s ({len(curve)}) must be equally many, "
+                "the first knot 0"
+            )
+        for name in ("per_token_s", "per_decode_s", "per_chunk_s"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: more work would be cheaper, so a price "
+                    "must be finite and at least 0; measure and fit again"
+                )
+        if not all(map(isfinite, (*knots, *curve))) or curve[0] < 0:
+            raise ValueError(f"curve_s {curve} must be finite and start at 0 or more")
+        if any(a >= b for a, b in pairwise(knots)):
+            raise ValueError(f"knots_tokens {knots} must rise")
+        if any(a > b for a, b in pairwise(curve)):
+            raise ValueError(f"curve_s {curve} falls: more tokens would be cheaper; fit again")
+        if not 1 <= self.upper_factor < inf:
+            raise ValueError(f"upper_factor is {self.upper_factor}: the bound lies above the mean")
+
+
+class Form:
+    """A regime made ready for many questions."""
+
+    __slots__ = ("_chunk_s", "_curve", "_decode_s", "_knots", "_last", "_pieces", "_slopes")
+
+    def __init__(self, regime: Regime) -> None:
+        knots, curve = regime.knots_tokens, regime.curve_s
+        self._knots = knots
+        self._curve = curve
+        self._last = len(knots) - 1
+        self._slopes = (
+            *((curve[i + 1] - curve[i]) / (knots[i + 1] - knots[i]) for i in range(self._last)),
+            regime.per_token_s,
+        )
+        self._decode_s = regime.per_decode_s
+        self._chunk_s = regime.per_chunk_s
+        self._pieces = tuple(tuple(getattr(p, f.name) for f in fields(p)) for p in regime.pieces)
+
+    def decodes_s(self, decodes: int, context: int, squares: int) -> float:
+        """The time of decodes alone."""
+        i = bisect_right(self._knots, decodes) - 1
+        product = decodes * context
+        root = sqrt(squares)
+        attention = 0.0
+        for fixed, k, k_b, k_r, _, _ in self._pieces:
+            piece = fixed + k * context + k_b * product + k_r * root
+            if piece > attention:
+                attention = piece
+        rise = self._slopes[i] * (decodes - self._knots[i])
+        return self._decode_s * decodes + (self._curve[i] + rise) + attention
+
+    def mixed_s(self, mix: Mix) -> float:
+        """The time of prompt chunks and decodes together."""
+        decodes, context = mix.decodes, mix.decode_context_tokens
+        pairs, history = mix.attention_pairs, mix.prefill_context_tokens
+        rows = decodes + mix.prefill_tokens
+        i = bisect_right(self._knots, rows) - 1
+        product = decodes * context
+        root = sqrt(mix.decode_context_squares)
+        attention = 0.0
+        for fixed, k, k_b, k_r, h, a in self._pieces:
+            piece = fixed + k * context + k_b * product + k_r * root + h * history + a * pairs
+            if piece > attention:
+                attention = piece
+        rise = self._slopes[i] * (rows - self._knots[i])
+        fixed_s = self._decode_s * decodes + self._chunk_s * mix.chunks
+        return fixed_s + (self._curve[i] + rise) + attention
+
+    def chunk_within(self, slack_s: float, factor: float, mix: Mix, history_tokens: int) -> int:
+        """The largest n whose chunk behind `history_tokens` keeps factor * mixed_s <= slack_s.
+
+        Starts from the rows that the curve alone allows and solves the piece that binds there,
+        until none does; the last comparisons are `mixed_s` itself, operation by operation, so
+        that rounding can't part the two.
+        """
+        decodes, context = mix.decodes, mix.decode_context_tokens
+        rows, pairs = decodes + mix.prefill_tokens, mix.attention_pairs
+        fixed_s = self._decode_s * decodes + self._chunk_s * (mix.chunks + 1)
+        product = decodes * context
+        root = sqrt(mix.decode_context_squares)
+        history = mix.prefill_context_tokens + history_tokens
+        bounds = [
+            (fixed + k * context + k_b * product + k_r * root + h * history, a)
+            for fixed, k, k_b, k_r, h, a in self._pieces
+        ]
+        knots, curve, slopes = self._knots, self._curve, self._slopes
+
+        def binding(n: int) -> tuple[float, float] | None:
+            """The piece that keeps n tokens from fitting; None where they fit."""
+            attention, bound = 0.0, (0.0, 0.0)
+            more = pairs + n * (history_tokens + n / 2)
+            for constant, a in bounds:
+                piece = constant + a * more
+                if piece > attention:
+                    attention, bound = piece, (constant, a)
+            i = bisect_right(knots, rows + n) - 1
+            total = fixed_s + (curve[i] + slopes[i] * (rows + n - knots[i])) + attention
+            return None if total * factor <= slack_s else bound
+
+        room_s = slack_s / factor - fixed_s
+        n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
+        stride = 1
+        while n > 0 and (bound := binding(n)) is not None:
+            constant, a = bound
+            left_s = room_s - constant - a * pairs
+            n = min(n - stride, self._solved(left_s, a * history_tokens, a / 2, rows, n))
+            stride *= 2
+        n, stride = max(n, 0), 1
+        while n + stride <= MOST_TOKENS and binding(n + stride) is None:
+            n += stride
+            stride *= 2
+        while stride > 1:
+            stride //= 2
+            if n + stride <= MOST_TOKENS and binding(n + stride) is None:
+                n += stride
+        return n
+
+    def _rows_within(self, room_s: float) -> int:
+        """The most rows whose curve alone stays within `room_s`."""
+        i = bisect_right(self._curve, room_s) - 1
+        if i < 0:
+            return 0
+        slope = self._slopes[i]
+        if i == self._last and slope * MOST_TOKENS <= room_s:
+            return 2 * MOST_TOKENS
+        return int(self._knots[i] + (room_s - self._curve[i]) / slope)
+
+    def _solved(self, room_s: float, linear: float, square: float, rows: int, most: int) -> int:
+        """About the largest n <= most with curve(rows + n) + linear n + square n^2 <= room_s."""
+        knots, curve = self._knots, self._curve
+        low = bisect_right(knots, rows) - 1
+        high = bisect_right(knots, rows + most) - 1
+        while low < high:  # the last knot that still fits
+            middle = (low + high + 1) // 2
+            n = knots[middle] - rows
+            if curve[middle] + (linear + square * n) * n <= room_s:
+                low = middle
+            else:
+                high = middle - 1
+        slope = self._slopes[low]
+        left_s = room_s - curve[low] - slope * (rows - knots[low])
+        if left_s < 0:
+            return 0
+        rise = slope + linear
+        denominator = rise + sqrt(rise * rise + 4 * square * left_s)  # stable for a tiny square
+        return int(min(2 * left_s / denominator, most)) if denominator else most
