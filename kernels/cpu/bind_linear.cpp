@@ -1,12 +1,10 @@
-// Python's door to the packed linear layer: packing, the choice of instruction set, the task queue.
+// Python's door to the packed linear layer: packing, the choice of instruction set, the tasks.
 #include <nanobind/nanobind.h>
-#include <omp.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 
 #include "linear.hpp"
+#include "team.hpp"
 
 namespace nb = nanobind;
 using hfx::Epilogue;
@@ -51,11 +49,10 @@ void pack_linear(uintptr_t weight, int64_t stride, uintptr_t panels, int64_t N, 
   nb::gil_scoped_release unlocked;
   const int64_t count = (N + PANEL - 1) / PANEL;
   const auto kind = Epilogue(epilogue);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
-  for (int64_t panel = 0; panel < count; panel++) {
+  hfx::share(threads, count, [&](int64_t panel) {
     if (bf16) pack_panel<uint16_t, 2>((const uint16_t*)weight, stride, (uint16_t*)panels, panel, N, K, kind);
     else pack_panel<float, 1>((const float*)weight, stride, (float*)panels, panel, N, K, kind);
-  }
+  });
 }
 
 void run(const LinearCall& call, hfx::LinearRange range) {
@@ -65,16 +62,10 @@ void run(const LinearCall& call, hfx::LinearRange range) {
   const int64_t wanted = std::max<int64_t>(1, call.threads * TASKS_PER_THREAD / row_tasks);
   const int64_t group = std::max<int64_t>(1, panels / wanted);
   const int64_t panel_tasks = (panels + group - 1) / group;
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < row_tasks * panel_tasks;) {
-      const int64_t row = i / panel_tasks * rows, panel = i % panel_tasks * group;
-      range(call, row, std::min(call.M, row + rows), panel, std::min(panels, panel + group));
-    }
-  };
-  if (call.threads == 1) return work();
-#pragma omp parallel num_threads(call.threads)
-  work();
+  hfx::share(call.threads, row_tasks * panel_tasks, [&](int64_t i) {
+    const int64_t row = i / panel_tasks * rows, panel = i % panel_tasks * group;
+    range(call, row, std::min(call.M, row + rows), panel, std::min(panels, panel + group));
+  });
 }
 
 void linear(uintptr_t x, int64_t x_stride, int64_t M, uintptr_t panels, int64_t N, int64_t K,

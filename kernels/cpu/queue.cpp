@@ -1,7 +1,6 @@
 #include "queue.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <new>
 
@@ -48,12 +47,6 @@ Kernels choose(int level) {
   return {&hfx_avx2::attend_tile, &hfx_avx2::attend_reduce};
 }
 
-// Calls task(0) to task(count - 1), each by whichever thread is free.
-template <typename Task>
-void drain(std::atomic<int64_t>& next, int64_t count, const Task& task) {
-  for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
-}
-
 }  // namespace
 
 int64_t attend_cost(const AttendWork& work, int64_t kv_heads, int64_t group, int64_t head_size) {
@@ -82,17 +75,10 @@ void attend(const AttendCall& call, const AttendWork& work, int level) {
   auto reduce = [&](int64_t i) {
     kernels.reduce(call, work.reductions[i / heads], int32_t(i % heads));
   };
-  std::atomic<int64_t> next_tile{0}, next_reduction{0};
-  auto run = [&] {
-    drain(next_tile, claims, tile);
-    if (!work.reduction_count) return;
-#pragma omp barrier
-    drain(next_reduction, work.reduction_count * heads, reduce);
-  };
   const int64_t cost = attend_cost(work, heads, call.group, call.head_size);
-  if (work.threads <= 1 || cost < PARALLEL_COST) return run();
-#pragma omp parallel num_threads(work.threads)
-  run();
+  const int threads = cost < PARALLEL_COST ? 1 : work.threads;
+  share(threads, claims, tile);
+  share(threads, work.reduction_count * heads, reduce);
 }
 
 }  // namespace hfx

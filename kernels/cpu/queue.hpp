@@ -1,10 +1,9 @@
 // Who computes what: the tile queue of attention, and row ranges of the small operators.
 #pragma once
-#include <omp.h>
-
 #include <cstdint>
 
 #include "attend.hpp"
+#include "team.hpp"
 
 namespace hfx {
 
@@ -25,15 +24,14 @@ int64_t attend_cost(const AttendWork& work, int64_t kv_heads, int64_t group, int
 // Below this many numbers (some 10 us of one core) waking other threads costs more than it saves.
 constexpr int64_t PARALLEL_NUMBERS = 64 * 1024;
 
+constexpr int64_t ROW_RANGES_PER_THREAD = 4;
+
 // Calls range(begin, end) so that every row is covered once.
 template <typename Range>
 void for_rows(int64_t rows, int64_t numbers_per_row, int threads, const Range& range) {
   if (threads <= 1 || rows < 2 || rows * numbers_per_row < PARALLEL_NUMBERS) return range(0, rows);
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t count = omp_get_num_threads(), mine = omp_get_thread_num();
-    range(rows * mine / count, rows * (mine + 1) / count);
-  }
+  const int64_t parts = threads * ROW_RANGES_PER_THREAD;
+  share(threads, parts, [&](int64_t i) { range(rows * i / parts, rows * (i + 1) / parts); });
 }
 
 }  // namespace hfx
