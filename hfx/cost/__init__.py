@@ -6,28 +6,43 @@ fit into a slack.
 
 from hfx.request import Mix
 
+from .devices import DEVICES, Device, device
 from .estimate import MOST_TOKENS, CostModel, Estimate
 from .fit import fit, judge
+from .gemm import GemmCost
 from .link import Link, Startup
-from .profile import load, save
+from .online import Accuracy, OnlineCost
+from .presets import preset
+from .profile import load, require, save
 from .regime import Piece, Regime
+from .roofline import Sizes, roofline
 from .step import Fit, Key, Limits, StepCost
 
 __all__ = [
+    "DEVICES",
     "MOST_TOKENS",
+    "Accuracy",
     "CostModel",
+    "Device",
     "Estimate",
     "Fit",
+    "GemmCost",
     "Key",
     "Limits",
     "Link",
     "Mix",
+    "OnlineCost",
     "Piece",
     "Regime",
+    "Sizes",
     "Startup",
     "StepCost",
+    "device",
     "fit",
     "judge",
     "load",
+    "preset",
+    "require",
+    "roofline",
     "save",
 ]
