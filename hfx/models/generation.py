@@ -26,6 +26,11 @@ class GenerationDefaults:
         """The same ending tokens without any advice on sampling."""
         return GenerationDefaults(eos_token_ids=self.eos_token_ids)
 
+    def filled_from(self, advice: GenerationDefaults) -> GenerationDefaults:
+        """With another's advice where there is none here; the endings stay these."""
+        missing = {name: getattr(advice, name) for name in ADVICE if getattr(self, name) is None}
+        return replace(self, **missing)
+
     def ending_with(self, token_ids: Iterable[int | None]) -> GenerationDefaults:
         """With these tokens as endings too; None and repetitions are dropped."""
         known = dict.fromkeys((*self.eos_token_ids, *(i for i in token_ids if i is not None)))

