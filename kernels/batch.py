@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-PAGE_TOKENS = (16, 32, 64, 128)
+PAGE_TOKENS = (16, 32, 64, 128, 256)
+QUANTISED = (torch.int8, torch.float8_e4m3fn)  # types that a cache stores with scales beside them
+SCALE_BYTES = 4  # a scale is a float32
+
+CacheScaling = Literal["token", "tensor"]
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -25,7 +30,13 @@ class AttentionSpec:
     """The part of attention that no step changes.
 
     Query head n reads key-value head n // (query_heads / kv_heads). `window` is how many of the
-    last keys a query sees, itself included (0: all). `scale` None is 1 / sqrt(head_size).
+    last keys a query sees, itself included (0: all). `scale` None is 1 / sqrt(head_size). A score x
+    becomes softcap * tanh(x / softcap) where `softcap` isn't 0. With `sinks`, `attend` is given a
+    logit per query head that joins the softmax and has no value.
+
+    The cache stores `cache_dtype` (None: `dtype`). One of `QUANTISED` has scales, float32, by which
+    stored numbers are multiplied: one per token and head, found when it's written, or one for the
+    whole "tensor", which the owner of the cache sets (1 until then).
 
     Raises:
         ValueError: a size is out of range, or the query heads are no multiple of the others.
@@ -38,6 +49,10 @@ class AttentionSpec:
     dtype: torch.dtype
     window: int = 0
     scale: float | None = None
+    softcap: float = 0.0
+    sinks: bool = False
+    cache_dtype: torch.dtype | None = None
+    cache_scaling: CacheScaling = "token"
 
     def __post_init__(self) -> None:
         for name in ("query_heads", "kv_heads", "head_size"):
@@ -54,6 +69,27 @@ class AttentionSpec:
             raise ValueError(f"window is {self.window}: it must be 0 (none) or more")
         if not self.dtype.is_floating_point:
             raise ValueError(f"dtype is {self.dtype}: it must be a floating-point type")
+        if not 0.0 <= self.softcap < math.inf:
+            raise ValueError(f"softcap is {self.softcap}: it must be 0 (none) or more, and finite")
+        if self.cache_dtype not in (None, self.dtype, *QUANTISED):
+            raise ValueError(
+                f"cache_dtype is {self.cache_dtype}: it must be None, {self.dtype} or one of "
+                f"{', '.join(map(str, QUANTISED))}"
+            )
+        if self.cache_scaling not in ("token", "tensor"):
+            raise ValueError(
+                f"cache_scaling is {self.cache_scaling!r}: it must be 'token' or 'tensor'"
+            )
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The type of the numbers in the cache."""
+        return self.dtype if self.cache_dtype is None else self.cache_dtype
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the cache has scales."""
+        return self.stored_dtype in QUANTISED
 
     @property
     def group(self) -> int:
@@ -151,13 +187,16 @@ class RaggedBatch:
 class KVCache:
     """One layer's keys and values in the layout of the back end that allocated them.
 
-    Dimension 0 of both tensors is the page, so whole pages can be copied without knowing the rest.
+    Dimension 0 of all tensors is the page, so whole pages can be copied without knowing the rest.
+    The scales, float32, are there where the spec is quantised; one for the whole tensor is [1].
     """
 
     backend: str
     spec: AttentionSpec
     k: torch.Tensor
     v: torch.Tensor
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     @property
     def pages(self) -> int:
@@ -166,5 +205,8 @@ class KVCache:
 
     @staticmethod
     def bytes_per_page(spec: AttentionSpec) -> int:
-        """Bytes of one page's keys and values in one layer."""
-        return 2 * spec.page_tokens * spec.kv_heads * spec.head_size * spec.dtype.itemsize
+        """Bytes of one page's keys and values in one layer, with the scales of single tokens."""
+        head_bytes = spec.head_size * spec.stored_dtype.itemsize
+        if spec.is_quantised and spec.cache_scaling == "token":
+            head_bytes += SCALE_BYTES
+        return 2 * spec.page_tokens * spec.kv_heads * head_bytes

@@ -19,13 +19,15 @@ def attend(
     cache: KVCache,
     work: WorkList,
     out: torch.Tensor | None = None,
+    sinks_N: torch.Tensor | None = None,
     *,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Causal attention of a step's new tokens over the paged cache, [T, N, H].
 
     The step's own keys and values must be in the cache already (`kv_write`). `work` is the `plan`
-    of the back end that allocated `cache`.
+    of the back end that allocated `cache`. `sinks_N`, float32, is given where the spec has sinks,
+    and only there.
 
     Raises:
         ValueError: shapes, types, devices or back ends contradict each other.
@@ -38,8 +40,13 @@ def attend(
     if out is not None:
         _check_rows("out", out, tuple(q_TNH.shape), spec.dtype)
         _check_device("out", out, cache.k.device)
+    if spec.sinks != (sinks_N is not None):
+        raise ValueError(f"sinks_N is {'missing' if spec.sinks else 'given'}: see {spec}")
+    if sinks_N is not None:
+        _check_rows("sinks_N", sinks_N, (spec.query_heads,), torch.float32)
+        _check_device("sinks_N", sinks_N, cache.k.device)
     _check_pages(work, cache)
-    return _owner(cache, backend).attend(q_TNH, cache, work, out)
+    return _owner(cache, backend).attend(q_TNH, cache, work, out, sinks_N)
 
 
 def kv_write(

@@ -74,11 +74,17 @@ class Operators(ABC):
 
     @abstractmethod
     def attend(
-        self, q_TNH: torch.Tensor, cache: KVCache, work: WorkList, out: torch.Tensor | None = None
+        self,
+        q_TNH: torch.Tensor,
+        cache: KVCache,
+        work: WorkList,
+        out: torch.Tensor | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Causal attention of every new token over its sequence's cached keys, [T, N, H].
 
-        The step's own keys and values must be in the cache already.
+        The step's own keys and values must be in the cache already. `sinks_N`, float32, is there
+        where the spec has sinks.
         """
 
     @abstractmethod

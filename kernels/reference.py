@@ -14,19 +14,29 @@ from .plan import WorkList
 
 
 def attend(
-    q_TNH: torch.Tensor, k_CMH: torch.Tensor, v_CMH: torch.Tensor, spec: AttentionSpec
+    q_TNH: torch.Tensor,
+    k_CMH: torch.Tensor,
+    v_CMH: torch.Tensor,
+    spec: AttentionSpec,
+    sinks_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of one sequence whose T queries are the last of its C cached tokens."""
     queries, context = len(q_TNH), len(k_CMH)
     k_CNH = k_CMH.double().repeat_interleave(spec.group, dim=1)
     v_CNH = v_CMH.double().repeat_interleave(spec.group, dim=1)
     score_NTC = torch.einsum("tnh,cnh->ntc", q_TNH.double(), k_CNH) * spec.score_scale
+    if spec.softcap:
+        score_NTC = spec.softcap * torch.tanh(score_NTC / spec.softcap)
     position_T1 = torch.arange(context - queries, context)[:, None]
     key_C = torch.arange(context)
     seen_TC = key_C <= position_T1
     if spec.window:
         seen_TC &= key_C > position_T1 - spec.window
-    probability_NTC = score_NTC.masked_fill(~seen_TC, -torch.inf).softmax(dim=-1)
+    score_NTC = score_NTC.masked_fill(~seen_TC, -torch.inf)
+    if sinks_N is not None:
+        sink_NT1 = sinks_N.double()[:, None, None].expand(-1, queries, 1)
+        score_NTC = torch.cat((score_NTC, sink_NT1), dim=-1)
+    probability_NTC = score_NTC.softmax(dim=-1)[..., :context]
     return torch.einsum("ntc,cnh->tnh", probability_NTC, v_CNH)
 
 
@@ -76,7 +86,10 @@ def linear(
 
 
 class ReferenceOperators(Operators):
-    """The truths as a back end: caches are float64, results are rounded once to the input type."""
+    """The truths as a back end, results rounded once to the input type.
+
+    Caches are float64 whatever the spec stores.
+    """
 
     name = "reference"
 
@@ -92,7 +105,12 @@ class ReferenceOperators(Operators):
         kv_write(cache.v, v_TMH, slots_T)
 
     def attend(
-        self, q_TNH: torch.Tensor, cache: KVCache, work: WorkList, out: torch.Tensor | None = None
+        self,
+        q_TNH: torch.Tensor,
+        cache: KVCache,
+        work: WorkList,
+        out: torch.Tensor | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         out = torch.empty(q_TNH.shape, dtype=q_TNH.dtype) if out is None else out
         batch = work.batch
@@ -102,7 +120,7 @@ class ReferenceOperators(Operators):
             pages = torch.as_tensor(batch.table_SC[sequence, : -(-context // batch.page_tokens)])
             k_CMH = cache.k[pages].flatten(0, 1)[:context]
             v_CMH = cache.v[pages].flatten(0, 1)[:context]
-            out[rows] = attend(q_TNH[rows], k_CMH, v_CMH, work.spec)
+            out[rows] = attend(q_TNH[rows], k_CMH, v_CMH, work.spec, sinks_N)
         return out
 
     def rms_norm(

@@ -56,6 +56,8 @@ class CpuOperators(Operators):
             return f"computes in torch.bfloat16, torch.float32, not in {spec.dtype}"
         if spec.head_size % HEAD_SIZE_STEP:
             return f"needs a head size that is a multiple of {HEAD_SIZE_STEP}, not {spec.head_size}"
+        if spec.softcap or spec.sinks or spec.is_quantised:
+            return "has neither soft-cap nor sinks nor quantised caches"
         return None
 
     def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
@@ -115,7 +117,12 @@ class CpuOperators(Operators):
         )
 
     def attend(
-        self, q_TNH: torch.Tensor, cache: KVCache, work: WorkList, out: torch.Tensor | None = None
+        self,
+        q_TNH: torch.Tensor,
+        cache: KVCache,
+        work: WorkList,
+        out: torch.Tensor | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert isinstance(work, NativeWork)
         if out is None:

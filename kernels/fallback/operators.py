@@ -11,6 +11,7 @@ from ..batch import AttentionSpec, Int32Array, Int64Array, KVCache
 from ..operators import Operators, RopeStyle
 from ..plan import WorkList
 from .attention import attend_sequence
+from .quantise import write
 
 
 class TorchOperators(Operators):
@@ -23,18 +24,28 @@ class TorchOperators(Operators):
 
     def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
         shape = (pages, spec.page_tokens, spec.kv_heads, spec.head_size)
-        k = torch.empty(shape, dtype=spec.dtype, device=self._device)
-        return KVCache(self.name, spec, k, torch.empty_like(k))
+        k = torch.empty(shape, dtype=spec.stored_dtype, device=self._device)
+        v = torch.empty_like(k)
+        if not spec.is_quantised:
+            return KVCache(self.name, spec, k, v)
+        of = shape[:-1] if spec.cache_scaling == "token" else (1,)
+        k_scale, v_scale = (torch.ones(of, device=self._device) for _ in range(2))
+        return KVCache(self.name, spec, k, v, k_scale, v_scale)
 
     def kv_write(
         self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
     ) -> None:
         slots = self._index(slots_T)
-        cache.k.flatten(0, 1).index_copy_(0, slots, k_TMH)
-        cache.v.flatten(0, 1).index_copy_(0, slots, v_TMH)
+        write(cache.k, cache.k_scale, k_TMH, slots)
+        write(cache.v, cache.v_scale, v_TMH, slots)
 
     def attend(
-        self, q_TNH: torch.Tensor, cache: KVCache, work: WorkList, out: torch.Tensor | None = None
+        self,
+        q_TNH: torch.Tensor,
+        cache: KVCache,
+        work: WorkList,
+        out: torch.Tensor | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if out is None:
             out = q_TNH.new_empty(q_TNH.shape)
@@ -43,7 +54,7 @@ class TorchOperators(Operators):
         for sequence, context in enumerate(batch.context_lens_S.tolist()):
             rows = slice(starts[sequence], starts[sequence + 1])
             pages_C = self._index(batch.table_SC[sequence])
-            attend_sequence(q_TNH[rows], cache, pages_C, context, work.spec, out[rows])
+            attend_sequence(q_TNH[rows], cache, pages_C, context, work.spec, out[rows], sinks_N)
         return out
 
     def rms_norm(

@@ -89,6 +89,7 @@ class Step:
     cache: KVCache
     q_TNH: torch.Tensor
     truth_TNH: torch.Tensor
+    sinks_N: torch.Tensor | None
 
 
 def take_step(
@@ -107,8 +108,7 @@ def take_step(
         return torch.randn(shape, generator=generator).to(spec.dtype)
 
     cache = operators.allocate_cache(spec, pages)
-    cache.k.fill_(torch.nan)
-    cache.v.fill_(torch.nan)
+    poison(cache)
     keys = [random(context, spec.kv_heads, spec.head_size) for _, context in lens]
     values = [random(context, spec.kv_heads, spec.head_size) for _, context in lens]
 
@@ -128,11 +128,36 @@ def take_step(
     batch_of([0] * len(lens), history)
     batch = batch_of(history, context_lens_S.tolist())
     q_TNH = random(batch.tokens, spec.query_heads, spec.head_size)
+    sinks_N = torch.randn(spec.query_heads, generator=generator) if spec.sinks else None
     queries = torch.split(q_TNH, batch.query_lens_S.tolist())
     truths = [
-        reference.attend(q, k, v, spec) for q, k, v in zip(queries, keys, values, strict=True)
+        reference.attend(q, *(as_stored(x, cache) for x in (k, v)), spec, sinks_N)
+        for q, k, v in zip(queries, keys, values, strict=True)
     ]
-    return Step(spec, batch, cache, q_TNH, torch.cat(truths))
+    return Step(spec, batch, cache, q_TNH, torch.cat(truths), sinks_N)
+
+
+def poison(cache: KVCache) -> None:
+    """NaN in every slot, or where the type has none, in its scale."""
+    for x in (cache.k, cache.v):
+        x.copy_(torch.full_like(x, torch.nan, dtype=torch.float32))
+    for scale in (cache.k_scale, cache.v_scale):
+        if scale is not None and scale.ndim > 1:
+            scale.fill_(torch.nan)
+
+
+def as_stored(x_TMH: torch.Tensor, cache: KVCache) -> torch.Tensor:
+    """What those keys or values are once they were rounded to what the cache stores."""
+    spec = cache.spec
+    if not spec.is_quantised or cache.backend == "reference":
+        return x_TMH
+    stored = spec.stored_dtype
+    limit = torch.finfo(stored).max if stored.is_floating_point else torch.iinfo(stored).max
+    scale = torch.ones(1)
+    if spec.cache_scaling == "token":
+        scale = x_TMH.float().abs().amax(dim=-1, keepdim=True) / limit
+    scaled = x_TMH.float() / scale
+    return (scaled if stored.is_floating_point else scaled.round()).to(stored).float() * scale
 
 
 @pytest.fixture

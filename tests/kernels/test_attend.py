@@ -39,7 +39,7 @@ def check(operators: Operators, spec: AttentionSpec, lens, step_of, close) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("page", [16, 32, 64, 128])
+@pytest.mark.parametrize("page", [16, 32, 64, 128, 256])
 def test_a_mixed_batch_is_the_truth_at_every_page_size(any_operators, page, dtype, step_of, close):
     check(any_operators, AttentionSpec(6, 2, 64, page, dtype), mix(page), step_of, close)
 

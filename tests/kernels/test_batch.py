@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfx.kernels import AttentionSpec, KVCache, RaggedBatch
+from hfx.kernels import AttentionSpec, KVCache, RaggedBatch, select
 
 
 def test_positions_and_slots_follow_the_table():
@@ -61,6 +61,9 @@ def test_lengths_that_contradict_each_other_are_refused(starts, contexts, table,
         ({"page_tokens": 48}, "page_tokens is 48"),
         ({"window": -1}, "window is -1"),
         ({"dtype": torch.int8}, "dtype is torch.int8"),
+        ({"softcap": -1.0}, "softcap is -1.0"),
+        ({"cache_dtype": torch.float16}, "cache_dtype is torch.float16"),
+        ({"cache_dtype": torch.int8, "cache_scaling": "page"}, "cache_scaling is 'page'"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
@@ -78,3 +81,14 @@ def test_bytes_per_page_is_what_a_cache_takes(any_operators):
     assert KVCache.bytes_per_page(spec) == 2 * 32 * 3 * 64 * 2
     if any_operators.name != "reference":  # which keeps float64 whatever the spec says
         assert cache.k.nbytes + cache.v.nbytes == 5 * KVCache.bytes_per_page(spec)
+
+
+def test_bytes_per_page_count_the_scales():
+    sizes = dict(query_heads=9, kv_heads=3, head_size=64, page_tokens=32, dtype=torch.bfloat16)
+    by_token = AttentionSpec(**sizes, cache_dtype=torch.int8)
+    by_tensor = AttentionSpec(**sizes, cache_dtype=torch.int8, cache_scaling="tensor")
+    cache = select("torch").allocate_cache(by_token, 5)
+
+    stored = cache.k.nbytes + cache.v.nbytes + cache.k_scale.nbytes + cache.v_scale.nbytes
+    assert stored == 5 * KVCache.bytes_per_page(by_token)
+    assert KVCache.bytes_per_page(by_tensor) == 2 * 32 * 3 * 64
