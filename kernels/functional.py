@@ -6,6 +6,7 @@ the two that touch a cache it is the one that allocated it.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .backend import select
@@ -30,7 +31,8 @@ def attend(
     and only there.
 
     Raises:
-        ValueError: shapes, types, devices or back ends contradict each other.
+        ValueError: shapes, types, devices or back ends contradict each other, or the batch names a
+            page that the cache doesn't have.
     """
     spec = work.spec
     if spec != cache.spec:
@@ -207,13 +209,14 @@ def _check_pages(work: WorkList, cache: KVCache) -> None:
             f"the batch has pages of {batch.page_tokens} tokens, the cache of "
             f"{cache.spec.page_tokens}"
         )
-    for sequence, context in enumerate(batch.context_lens_S.tolist()):
-        pages = batch.table_SC[sequence, : -(-context // batch.page_tokens)]
-        if len(pages) and not 0 <= pages.min() <= pages.max() < cache.pages:
-            raise ValueError(
-                f"table_SC row {sequence} names pages {pages.min()} to {pages.max()}: the cache "
-                f"has pages 0 to {cache.pages - 1}"
-            )
+    used_SC = np.arange(batch.table_SC.shape[1]) * batch.page_tokens < batch.context_lens_S[:, None]
+    wrong_SC = used_SC & ((batch.table_SC < 0) | (batch.table_SC >= cache.pages))
+    if wrong_SC.any():
+        sequence, column = np.argwhere(wrong_SC)[0]
+        raise ValueError(
+            f"table_SC[{sequence}, {column}] is {batch.table_SC[sequence, column]}: the cache has "
+            f"pages 0 to {cache.pages - 1}"
+        )
 
 
 def _check_rows(name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -62,15 +62,26 @@ class Operators(ABC):
             ValueError: this back end has an `objection` to the spec.
         """
 
-    def plan(self, spec: AttentionSpec, batch: RaggedBatch) -> WorkList:
-        """The step's tiles, for every layer of that spec. Reusable, but by one thread at a time."""
+    def plan(
+        self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
+    ) -> WorkList:
+        """The step's tiles, for every layer of that spec. Reusable, but by one thread at a time.
+
+        Where tiles are split along their keys depends on the whole batch, and so do the last bits
+        of the result. With `split_tokens`, a multiple of the page, a sequence is split at its
+        multiples only: the same tokens give the same bits in any company.
+        """
         return WorkList.untiled(spec, batch)
 
     @abstractmethod
     def kv_write(
         self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
     ) -> None:
-        """Put each token's keys and values into its slot (page * page_tokens + offset)."""
+        """Put each token's keys and values into its slot (page * page_tokens + offset).
+
+        A quantised cache stores x / scale, rounded to the nearest, ties to even, in float32: all
+        back ends the same bits.
+        """
 
     @abstractmethod
     def attend(

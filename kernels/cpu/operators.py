@@ -6,7 +6,7 @@ Dimensions are those of `kernels.operators`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -73,8 +73,12 @@ class CpuOperators(Operators):
             v = torch.empty(pages, heads, tokens, size, dtype=spec.dtype)
         return KVCache(self.name, spec, k, v)
 
-    def plan(self, spec: AttentionSpec, batch: RaggedBatch) -> NativeWork:
+    def plan(
+        self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
+    ) -> NativeWork:
         tiling = Tiling(small_rows=SMALL_ROWS, large_rows=LARGE_ROWS, programs=self.threads)
+        if split_tokens is not None:
+            tiling = replace(tiling, split_tokens=split_tokens, fixed=True)
         work = WorkList.tiled(spec, batch, tiling)
         native = _cpu.Work(
             work.items,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfx.kernels import AttentionSpec, RaggedBatch, WorkList
-from hfx.kernels.plan import Tiling
+from hfx.kernels.plan import FIRST, LARGE, Tiling
+from hfx.request import Mix
 
 LENS = st.lists(
     st.tuples(st.integers(0, 150), st.integers(0, 900)).map(lambda x: (x[0], x[0] + x[1])),
@@ -29,7 +33,8 @@ TILINGS = st.builds(
     small_rows=st.sampled_from([4, 16]),
     large_rows=st.sampled_from([32, 96]),
     programs=st.integers(1, 20),
-    split_tokens=st.sampled_from([64, 512]),
+    split_tokens=st.sampled_from([128, 512]),
+    fixed=st.booleans(),
 )
 
 
@@ -86,8 +91,10 @@ def test_parts_of_a_split_tile_have_consecutive_slots_and_one_reduction(lens, sp
         assert (parts[:, 1] == row).all()
         assert (parts[:, 2] == queries).all()
         assert (parts[1:, 4] == parts[:-1, 5]).all()
+        assert (parts[:, 7] & FIRST).tolist() == [FIRST] + [0] * (slots - 1)
         reduced += slots
     assert reduced == work.slots
+    assert (work.items[work.items[:, 6] < 0, 7] & FIRST).all()
 
 
 @settings(deadline=None, max_examples=150)
@@ -95,9 +102,9 @@ def test_parts_of_a_split_tile_have_consecutive_slots_and_one_reduction(lens, sp
 def test_tiles_begin_on_pages_fit_their_class_and_come_costliest_first(lens, spec, tiling):
     work = WorkList.tiled(spec, batch_of(spec, lens), tiling)
 
-    _, _, queries, _, begin, end, _, large = work.items.T
+    _, _, queries, _, begin, end, _, flags = work.items.T
     rows = queries * spec.group
-    limit = np.where(large, tiling.large_rows, tiling.small_rows)
+    limit = np.where(flags & LARGE, tiling.large_rows, tiling.small_rows)
     assert (begin % spec.page_tokens == 0).all()
     assert (begin < end).all()
     assert (rows <= np.maximum(limit, spec.group)).all()
@@ -137,4 +144,58 @@ def test_decodes_are_small_tiles_and_prompts_large_ones():
     by_sequence = work.items[np.argsort(work.items[:, 1])]
     assert by_sequence[:, 0].tolist() == [0, 1, 1, 1, 2]
     assert by_sequence[:, 2].tolist() == [1, 16, 16, 8, 4]
-    assert by_sequence[:, 7].tolist() == [0, 1, 1, 1, 0]
+    assert (by_sequence[:, 7] & LARGE).tolist() == [0, LARGE, LARGE, LARGE, 0]
+
+
+@settings(deadline=None, max_examples=300)
+@given(LENS, SPECS, TILINGS)
+def test_programs_that_take_tiles_in_order_end_within_4_3_of_the_least_possible(lens, spec, tiling):
+    work = WorkList.tiled(spec, batch_of(spec, lens), tiling)
+
+    busiest, least = work.makespan(tiling.programs)
+
+    assert least <= busiest <= 4 / 3 * least
+
+
+def test_the_least_possible_counts_the_tiles_that_must_share_a_program():
+    spec = AttentionSpec(1, 1, 64, 64, torch.bfloat16)
+    tiling = Tiling(small_rows=16, large_rows=96, programs=4)
+
+    work = WorkList.tiled(spec, batch_of(spec, [(1, 64)] * 5), tiling)
+
+    cost = 64 * (1 + 4) + 64
+    assert work.makespan(4) == (2 * cost, 2 * cost)
+    assert work.makespan(1) == (5 * cost, 5 * cost)
+
+
+@settings(deadline=None)
+@given(LENS, SPECS, TILINGS)
+def test_a_work_list_has_the_sums_that_cost_models_price(lens, spec, tiling):
+    batch = batch_of(spec, lens)
+    work = WorkList.tiled(spec, batch, tiling)
+
+    assert work.mix == Mix.of(batch.pairs)
+    positions = [p for queries, context in lens for p in range(context - queries, context)]
+    seen = [min(p + 1, spec.window or p + 1) for p in positions]
+    assert work.visible_pairs == sum(seen) <= work.computed_pairs
+
+
+@settings(deadline=None)
+@given(LENS, LENS, SPECS, TILINGS)
+def test_with_a_fixed_split_a_sequences_tiles_ignore_its_company(lens, others, spec, tiling):
+    tiling = replace(tiling, fixed=True)
+
+    def tiles(lens):
+        items = WorkList.tiled(spec, batch_of(spec, lens), tiling).items
+        mine = items[items[:, 0] == 0]
+        return sorted(map(tuple, mine[:, [1, 2, 3, 4, 5, 7]].tolist()))
+
+    assert tiles(lens[:1]) == tiles([*lens, *others])
+
+
+def test_a_fixed_split_that_is_no_multiple_of_the_page_is_refused():
+    spec = AttentionSpec(1, 1, 64, 64, torch.bfloat16)
+    tiling = Tiling(small_rows=16, large_rows=96, programs=4, split_tokens=100, fixed=True)
+
+    with pytest.raises(ValueError, match=r"split_tokens is 100: .* multiple of the page \(64"):
+        WorkList.tiled(spec, batch_of(spec, [(1, 64)]), tiling)
