@@ -42,7 +42,7 @@ def test_it_is_described_by_its_file(bundled: LoadedModel, bundled_path: Path) -
     assert spec.rope_base == 100_000 and spec.max_positions == 8192 and spec.tied_embeddings
     assert spec.parameters == 134_515_008
     assert bundled.generation.eos_token_ids == (2,)
-    assert (bundled.generation.temperature, bundled.generation.top_p) == (0.2, 0.9)
+    assert bundled.generation.temperature == 0.0
     assert bundled.decoder.kv_bytes_per_token == 2 * 30 * 3 * 64 * 4
 
 
