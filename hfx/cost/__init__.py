@@ -8,7 +8,7 @@ from hfx.request import Mix
 
 from .devices import DEVICES, Device, device
 from .estimate import MOST_TOKENS, CostModel, Estimate
-from .fit import fit, judge
+from .fitting import fit, judge
 from .gemm import GemmCost
 from .link import Link, Startup
 from .online import Accuracy, OnlineCost

@@ -141,7 +141,7 @@ class OnlineCost:
         self, slack_s: float, mix: Mix, history_tokens: int, *, upper: bool = True
     ) -> int:
         """As `StepCost.prefill_tokens_within`, by the corrected prices."""
-        return self.model.tokens_within(slack_s, mix, history_tokens, self._factors, upper=upper)
+        return self.model.tokens_within(slack_s, mix, history_tokens, self._factors, upper)
 
     def seconds_per_token(self, kind: Kind, context_tokens: int, mix: Mix) -> float:
         """As `StepCost.seconds_per_token`, by the corrected prices."""

@@ -43,7 +43,7 @@ def load(path: str | Path, **expected: str | int) -> StepCost:
     return model
 
 
-def require(model: StepCost, **expected: str | int) -> None:
+def require(model: StepCost, /, **expected: str | int) -> None:
     """Refuse a profile of another device, model, dtype, tensor_parallel or version.
 
     Raises:

@@ -11,6 +11,7 @@ Every coefficient but `fixed` is at least 0, so more work is never cheaper.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf, isfinite, sqrt
@@ -88,13 +89,18 @@ class Regime:
             raise ValueError(f"upper_factor is {self.upper_factor}: the bound lies above the mean")
 
 
+_NO_PIECE = (0.0, 0.0)
+
+
 class Form:
     """A regime made ready for many questions."""
 
     __slots__ = ("_chunk_s", "_curve", "_decode_s", "_knots", "_last", "_pieces", "_slopes")
 
     def __init__(self, regime: Regime) -> None:
-        knots, curve = regime.knots_tokens, regime.curve_s
+        curve = regime.curve_s
+        # whole numbers are compared with rows twice as fast as the same number as a float
+        knots = tuple(int(knot) if knot == int(knot) else knot for knot in regime.knots_tokens)
         self._knots = knots
         self._curve = curve
         self._last = len(knots) - 1
@@ -139,9 +145,9 @@ class Form:
     def chunk_within(self, slack_s: float, factor: float, mix: Mix, history_tokens: int) -> int:
         """The largest n whose chunk behind `history_tokens` keeps factor * mixed_s <= slack_s.
 
-        Starts from the rows that the curve alone allows and solves the piece that binds there,
-        until none does; the last comparisons are `mixed_s` itself, operation by operation, so
-        that rounding can't part the two.
+        Solves the piece that is greatest without the chunk, then the one that binds at that
+        answer, until none does. Whether n fits is asked of the same operations in the same order
+        as in `mixed_s`, so that rounding can't part the two.
         """
         decodes, context = mix.decodes, mix.decode_context_tokens
         rows, pairs = decodes + mix.prefill_tokens, mix.attention_pairs
@@ -157,33 +163,35 @@ class Form:
 
         def binding(n: int) -> tuple[float, float] | None:
             """The piece that keeps n tokens from fitting; None where they fit."""
-            attention, bound = 0.0, (0.0, 0.0)
+            attention, bound = 0.0, _NO_PIECE
             more = pairs + n * (history_tokens + n / 2)
-            for constant, a in bounds:
-                piece = constant + a * more
-                if piece > attention:
-                    attention, bound = piece, (constant, a)
-            i = bisect_right(knots, rows + n) - 1
-            total = fixed_s + (curve[i] + slopes[i] * (rows + n - knots[i])) + attention
+            for piece in bounds:
+                constant, a = piece
+                value = constant + a * more
+                if value > attention:
+                    attention = value
+                    bound = piece
+            count = rows + n
+            i = bisect_right(knots, count) - 1
+            total = fixed_s + (curve[i] + slopes[i] * (count - knots[i])) + attention
             return None if total * factor <= slack_s else bound
 
         room_s = slack_s / factor - fixed_s
         n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
-        stride = 1
-        while n > 0 and (bound := binding(n)) is not None:
+        bound: tuple[float, float] | None = max(bounds, default=_NO_PIECE)
+        stride, is_largest = 0, False
+        while n > 0 and bound:
             constant, a = bound
             left_s = room_s - constant - a * pairs
-            n = min(n - stride, self._solved(left_s, a * history_tokens, a / 2, rows, n))
-            stride *= 2
-        n, stride = max(n, 0), 1
-        while n + stride <= MOST_TOKENS and binding(n + stride) is None:
-            n += stride
-            stride *= 2
-        while stride > 1:
-            stride //= 2
-            if n + stride <= MOST_TOKENS and binding(n + stride) is None:
-                n += stride
-        return n
+            found, is_largest = self._solved(left_s, a * history_tokens, a / 2, rows, n)
+            is_largest = is_largest and found <= n - stride
+            n = min(n - stride, found)
+            stride = 2 * stride or 1
+            bound = binding(n) if n > 0 else None
+        n = max(n, 0)
+        if is_largest or n >= MOST_TOKENS or binding(n + 1):
+            return n
+        return _grown(n + 1, binding)
 
     def _rows_within(self, room_s: float) -> int:
         """The most rows whose curve alone stays within `room_s`."""
@@ -195,8 +203,13 @@ class Form:
             return 2 * MOST_TOKENS
         return int(self._knots[i] + (room_s - self._curve[i]) / slope)
 
-    def _solved(self, room_s: float, linear: float, square: float, rows: int, most: int) -> int:
-        """About the largest n <= most with curve(rows + n) + linear n + square n^2 <= room_s."""
+    def _solved(
+        self, room_s: float, linear: float, square: float, rows: int, most: int
+    ) -> tuple[int, bool]:
+        """The largest n <= most with curve(rows + n) + linear n + square n^2 <= room_s.
+
+        Also whether n + 1 misses by so much more than rounding that nobody needs to look.
+        """
         knots, curve = self._knots, self._curve
         low = bisect_right(knots, rows) - 1
         high = bisect_right(knots, rows + most) - 1
@@ -210,7 +223,29 @@ class Form:
         slope = self._slopes[low]
         left_s = room_s - curve[low] - slope * (rows - knots[low])
         if left_s < 0:
-            return 0
+            return 0, False
         rise = slope + linear
-        denominator = rise + sqrt(rise * rise + 4 * square * left_s)  # stable for a tiny square
-        return int(min(2 * left_s / denominator, most)) if denominator else most
+        rise_there = sqrt(rise * rise + 4 * square * left_s)
+        if not rise_there:
+            return most, False
+        real = 2 * left_s / (rise + rise_there)  # stable for a tiny square
+        whole = int(min(real, most))
+        in_segment = low == self._last or rows + whole + 1 <= knots[low + 1]
+        misses_s = rise_there * (whole + 1 - real)
+        return whole, in_segment and misses_s > 1e-12 * room_s
+
+
+def _grown(n: int, binding: Callable[[int], object]) -> int:
+    """The largest n that nothing binds, from one that nothing binds: doubled strides, then halved.
+
+    Needed only where rounding hid it from the closed form.
+    """
+    stride = 1
+    while n + stride <= MOST_TOKENS and binding(n + stride) is None:
+        n += stride
+        stride *= 2
+    while stride > 1:
+        stride //= 2
+        if n + stride <= MOST_TOKENS and binding(n + stride) is None:
+            n += stride
+    return n

@@ -13,6 +13,8 @@ from hfx.request import Mix
 from .nnls import Floats, Greatest
 from .regime import Piece, Regime
 
+CLOSEST = 64  # rows between knots at least: closer ones follow one table's waves, not the device
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -85,12 +87,12 @@ class Shape:
 def ladder(rows: Floats, *, fine: bool) -> tuple[float, ...]:
     """Knots from 0 up, wider apart where steps are longer, each interval with enough data."""
     distinct = np.unique(rows)
-    knots, knot = [0.0], 32.0
+    knots, knot = [0.0], float(CLOSEST)
     while knot < distinct.max():
         inside = ((distinct > knots[-1]) & (distinct <= knot)).sum()
         if inside >= 3 and (distinct > knot).sum() >= 2:
             knots.append(knot)
-        knot += max(32.0, _rounded(knot / 6)) if fine else knot
+        knot += max(CLOSEST, _rounded(knot / 6)) if fine else knot
     return tuple(knots)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from hfx.request import Mix
 
-from .estimate import PRICED_CHUNK, CostModel, Estimate, Kind
+from .estimate import MOST_TOKENS, PRICED_CHUNK, CostModel, Estimate, Kind
 from .link import Link, Startup
 from .regime import Form, Regime
 
@@ -165,13 +166,15 @@ class StepCost:
         Raises:
             ValueError: the slack is not a number, or the history is negative.
         """
-        return self.tokens_within(slack_s, mix, history_tokens, self.factors, upper=upper)
+        return self.tokens_within(slack_s, mix, history_tokens, self.factors, upper)
 
     def tokens_within(
-        self, slack_s: float, mix: Mix, history_tokens: int, factors: Factors, *, upper: bool
+        self, slack_s: float, mix: Mix, history_tokens: int, factors: Factors, upper: bool
     ) -> int:
         """`prefill_tokens_within` with other factors than the profile's own."""
-        if slack_s != slack_s or history_tokens < 0:
+        if not slack_s < inf or history_tokens < 0:
+            if slack_s == inf and history_tokens >= 0:
+                return MOST_TOKENS
             raise ValueError(
                 f"slack_s is {slack_s}, history_tokens {history_tokens}: "
                 "give a number of seconds and at least 0 tokens"

@@ -15,7 +15,7 @@ import numpy as np
 from hfx.request import Mix
 
 from ..devices import device
-from ..fit import fit, scaled
+from ..fitting import fit, scaled
 from ..gemm import GemmCost
 from ..link import Link, Startup
 from ..loaders import aiconfigurator, llmservingsim, splitwise, vidur
@@ -58,8 +58,8 @@ def rtxpro6000(data: Path) -> StepCost:
     )
 
 
-def a100(data: Path) -> StepCost:
-    """Llama-3-8B on one A100."""
+def a100_steps(data: Path) -> tuple[list[Step], str]:
+    """Steps of Llama-3-8B on one A100 from parts measured apart, and where the parts are from."""
     gemm = GemmCost.fit(aiconfigurator.gemms(data / "aic_a100_sxm_gemm.csv.gz"))
     dense = vidur.dense(data / "vidur_a100_Meta-Llama-3-8B_dense.csv.gz", layers=LLAMA_8B.layers)
     chunks = vidur.attention(
@@ -68,20 +68,19 @@ def a100(data: Path) -> StepCost:
     attention = aiconfigurator.attention(
         data / "aic_a100_sxm_attention.csv.gz", query_heads=32, kv_heads=8
     )
-    decodes = [part for part in attention if part.pairs[0][1]]
-    prompts = [part for part in attention if not part.pairs[0][1]]
+    decodes, prompts = _parted(attention)
     chunks = [part for part in chunks if part.pairs[0][0] > 1 and part.pairs[0][1]]
-    return _composed(
-        "a100-sxm-80gb",
-        "llama-3-8b",
-        dense,
-        gemm,
-        decodes,
-        [*prompts, *chunks],
+    source = (
         "dense operations and cached chunks (their key-value heads: 4 of 8) from vidur "
         "(microsoft/vidur @7d475133, MIT), attention and head from AIConfigurator "
-        "(ai-dynamo/aiconfigurator @095f58a5, Apache-2.0)",
+        "(ai-dynamo/aiconfigurator @095f58a5, Apache-2.0)"
     )
+    return _composed(dense, gemm, decodes, [*prompts, *chunks]), source
+
+
+def a100(data: Path) -> StepCost:
+    """Llama-3-8B on one A100."""
+    return _fitted("a100-sxm-80gb", "llama-3-8b", *a100_steps(data))
 
 
 def h100(data: Path) -> StepCost:
@@ -96,16 +95,13 @@ def h100(data: Path) -> StepCost:
     attention = aiconfigurator.attention(
         data / "aic_h100_sxm_attention.csv.gz", query_heads=32, kv_heads=8
     )
-    return _composed(
-        "h100-sxm",
-        "llama-3.1-8b",
-        Curve(tuple(rows.tolist()), tuple(seconds.tolist())),
-        gemm,
-        [part for part in attention if part.pairs[0][1]],
-        [part for part in attention if not part.pairs[0][1]],
+    dense = Curve(tuple(rows.tolist()), tuple(seconds.tolist()))
+    source = (
         "products and attention from AIConfigurator (ai-dynamo/aiconfigurator @095f58a5, "
-        "Apache-2.0), pointwise operations by bytes; no chunk behind cached tokens was measured",
+        "Apache-2.0), pointwise operations by bytes; no chunk behind cached tokens was measured"
     )
+    found = _composed(dense, gemm, *_parted(attention))
+    return _fitted("h100-sxm", "llama-3.1-8b", found, source)
 
 
 def a100_llama2_70b_tp8(data: Path) -> StepCost:
@@ -153,26 +149,29 @@ def like_910b(data: Path) -> StepCost:
     )
 
 
+def _parted(attention: list[Attention]) -> tuple[list[Attention], list[Attention]]:
+    """Decodes and whole prompts."""
+    decodes = [part for part in attention if part.pairs[0][1]]
+    return decodes, [part for part in attention if not part.pairs[0][1]]
+
+
 def _composed(
-    device_name: str,
-    model: str,
-    dense: Curve,
-    gemm: GemmCost,
-    decodes: list[Attention],
-    chunks: list[Attention],
-    source: str,
-) -> StepCost:
-    """A model of parts measured apart; mixed attention is taken as one launch after the other."""
+    dense: Curve, gemm: GemmCost, decodes: list[Attention], chunks: list[Attention]
+) -> list[Step]:
+    """Steps of parts measured apart; mixed attention is taken as one launch after the other."""
     rows = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048], dtype=float)
     head_s = gemm.seconds(rows, LLAMA_8B.vocabulary, LLAMA_8B.width)
     head = Curve(tuple(rows.tolist()), tuple(head_s.tolist()))
     chunks = [part for part in chunks if sum(q for q, _ in part.pairs) <= MOST_STEP_TOKENS]
     decodes = [part for part in decodes if len(part.pairs) <= 512]
     parts = [*decodes, *chunks, *together(decodes, chunks, 3000)]
-    found = steps(parts, LLAMA_8B.layers, dense, head)
+    return within_memory(steps(parts, LLAMA_8B.layers, dense, head), 450_000)
+
+
+def _fitted(device_name: str, model: str, found: list[Step], source: str) -> StepCost:
     limits = device(device_name)
     return fit(
-        with_engine(within_memory(found, 450_000)),
+        with_engine(found),
         key=Key(device=device_name, model=model, dtype="bfloat16", version="kernels"),
         kv_bytes_per_token=LLAMA_8B.kv_bytes_per_token,
         links={"device": Link(limits.link_bytes_per_s * limits.bytes_share, limits.link_latency_s)},
