@@ -3,15 +3,18 @@
 // Cache layouts, one page of one key-value head (PAGE slots, D numbers a head):
 //   bf16, "pair": K [D / 2][PAGE][2]   V [PAGE / 2][D][2]   (the pairs that vdpbf16ps multiplies)
 //   fp32:         K [D][PAGE]          V [PAGE][D]
-// Pages are [page][head]. A tile's rows are its tokens times the query heads of one group.
+// A quantised cache holds int8 in the layout of the type that it's computed in, and a scale for each
+// token [page][head][PAGE], or one for all. Pages are [page][head]. A tile's rows are its tokens times the query heads of one group.
 #pragma once
 #include <cstdint>
 
 namespace hfx {
 
 struct WorkItem {  // a row of WorkList.items
-  int32_t sequence, query_row, queries, position, kv_begin, kv_end, slot, large;
+  int32_t sequence, query_row, queries, position, kv_begin, kv_end, slot, flags;
 };
+
+constexpr int32_t FIRST = 2;  // the flag of the part that sinks belong to
 
 struct Reduction {  // a row of WorkList.reductions
   int32_t query_row, queries, first_slot, slots;
@@ -28,7 +31,12 @@ struct AttendCall {
   float* partial;        // [slot][head][partial_rows][D] unnormalised sums of split tiles
   float* partial_stats;  // [slot][head][partial_rows][2] their maxima (log2) and weights
   int64_t partial_rows;
-  float scale_log2;  // score scale times log2(e): softmax is in powers of 2
+  const float* k_scale;  // of a quantised cache, else null
+  const float* v_scale;
+  bool scale_per_token;  // else one for all
+  const float* sinks;    // a score per query head, or null
+  float scale;      // of scores: to powers of 2 without a cap, to what tanh takes with one
+  float cap_log2;   // the soft-cap times log2(e), 0 for none
   int32_t kv_heads, group, head_size, page_tokens, window;
   bool bf16;
 };
@@ -40,9 +48,11 @@ using AttendTile = void (*)(const AttendCall&, const WorkItem&, int32_t head, in
 using AttendReduce = void (*)(const AttendCall&, const Reduction&, int32_t head);
 
 // What attend_tile needs for a tile of so many rows: scores and probabilities of a page, output,
-// queries, four numbers a row and a last V row, each padded to cache lines.
+// queries, four numbers a row, a last V row, and a widened page with its scales, each padded to
+// cache lines.
 constexpr int64_t attend_scratch_bytes(int64_t rows, int64_t head_size, int64_t page_tokens) {
-  return rows * (8 * page_tokens + 8 * head_size + 16) + 4 * head_size + 9 * 64;
+  return rows * (8 * page_tokens + 8 * head_size + 16) + 4 * head_size +
+         page_tokens * (4 * head_size + 8) + 12 * 64;
 }
 
 }  // namespace hfx

@@ -16,6 +16,16 @@ using hfx::Reduction;
 using hfx::WorkItem;
 
 constexpr float MINUS_INFINITY = -__builtin_inff();
+constexpr float LOG2_E = 1.44269504f;
+
+template <bool CONDITION, typename True, typename False>
+struct Choice {  // std::conditional: no std template may be instantiated here
+  using Type = True;
+};
+template <typename True, typename False>
+struct Choice<false, True, False> {
+  using Type = False;
+};
 
 // x in lanes first to last - 1, minus infinity elsewhere.
 HFX_INLINE vf only_lanes(vf x, int first, int last) {
@@ -40,7 +50,8 @@ struct Room {
   using Left = typename Cache<BF16>::Left;
   float *scores, *out, *maximum, *weight, *alpha, *total;
   Left *queries, *probabilities;
-  typename Cache<BF16>::Number* last_v;
+  typename Cache<BF16>::Number *last_v, *page;  // a quantised cache's page, widened
+  float *k_scales, *v_scales;                   // and its scales, 0 behind the last key
 
   Room(char* at, int64_t rows, int64_t head_size, int64_t page_tokens) {
     auto take = [&at](int64_t bytes) {
@@ -57,14 +68,20 @@ struct Room {
     alpha = (float*)take(rows * 4);
     total = (float*)take(rows * 4);
     last_v = (typename Cache<BF16>::Number*)take(head_size * 4);
+    k_scales = (float*)take(page_tokens * 4);
+    v_scales = (float*)take(page_tokens * 4);
+    page = (typename Cache<BF16>::Number*)take(page_tokens * head_size * 4);
   }
 };
 
 // Turns a row of scores (of keys first to last - 1; `columns` are stored) into probabilities.
 // Leaves in alpha the step of the maximum and in total the row's sum, for `rescale`.
-template <bool BF16>
-HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens, int columns,
-                            int first, int last, vf scale) {
+template <bool BF16, bool INT8>
+HFX_INLINE void softmax_row(const AttendCall& call, const Room<BF16>& room, int row, int columns,
+                            int first, int last) {
+  const int64_t page_tokens = call.page_tokens;
+  const vf scale = splat(call.scale), cap = splat(call.cap_log2);
+  const bool capped = call.cap_log2 > 0.f;
   float* scores = room.scores + row * page_tokens;
   typename Cache<BF16>::Left* probabilities = room.probabilities + row * page_tokens;
   if (last <= first) {  // the row sees nothing of this page
@@ -76,7 +93,8 @@ HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens
   vf highest = splat(before);
   const bool whole = first <= 0 && last >= columns;
   for (int j = 0; j < columns; j += VL) {
-    vf score = mul(load(scores + j), scale);
+    vf score = mul(load(scores + j), INT8 ? load(room.k_scales + j) : scale);
+    if (capped) score = mul(tanh(score), cap);
     if (!whole) score = only_lanes(score, first - j, last - j);
     store(scores + j, score);
     highest = max(highest, score);
@@ -87,7 +105,8 @@ HFX_INLINE void softmax_row(const Room<BF16>& room, int row, int64_t page_tokens
   for (int j = 0; j < columns; j += VL) {
     const vf probability = exp2_of_negative(sub(load(scores + j), shift));
     total = add(total, probability);
-    Cache<BF16>::put_left(probabilities + j, probability);
+    Cache<BF16>::put_left(probabilities + j,
+                          INT8 ? mul(probability, load(room.v_scales + j)) : probability);
   }
   room.maximum[row] = maximum;
   room.alpha[row] = before - maximum;
@@ -128,8 +147,9 @@ HFX_INLINE void start(const AttendCall& call, const WorkItem& item, int32_t head
     const int64_t query_head = int64_t(head) * call.group + row % call.group;
     const auto* from = q + token * call.q_stride + query_head * D;
     Cache<BF16>::copy_left(room.queries + int64_t(row) * D, from, D);
-    room.maximum[row] = MINUS_INFINITY;
-    room.weight[row] = 0.f;
+    const bool sinks = call.sinks && item.flags & hfx::FIRST;
+    room.maximum[row] = sinks ? call.sinks[query_head] * LOG2_E : MINUS_INFINITY;
+    room.weight[row] = sinks ? 1.f : 0.f;
   }
   memset(room.out, 0, sizeof(float) * rows * D);
 }
@@ -158,42 +178,76 @@ HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t hea
   }
 }
 
+// The scales of a page's keys and values, each key's with the factor of all scores.
 template <bool BF16>
+HFX_INLINE void take_scales(const AttendCall& call, int64_t first, int valid, int columns,
+                            const Room<BF16>& room) {
+  for (int j = 0; j < columns; j++) {
+    const int64_t at = call.scale_per_token ? first + j : 0;
+    room.k_scales[j] = j < valid ? call.k_scale[at] * call.scale : 0.f;
+    room.v_scales[j] = j < valid ? call.v_scale[at] : 0.f;
+  }
+}
+
+// Numbers of a quantised page as they're multiplied; their scales come later.
+template <bool BF16>
+HFX_INLINE const typename Cache<BF16>::Number* widen(const int8_t* from, const int8_t* ahead,
+                                                     int64_t count, const Room<BF16>& room) {
+  for (int64_t i = 0; i < count; i += VL) {
+    Cache<BF16>::put(room.page + i, load_int8(from + i));
+    if (ahead && i % 64 == 0) _mm_prefetch((const char*)ahead + i, _MM_HINT_T1);
+  }
+  return room.page;
+}
+
+template <bool BF16, bool INT8>
 void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
           char* scratch) {
   using Number = typename Cache<BF16>::Number;
+  using Stored = typename Choice<INT8, int8_t, Number>::Type;
   constexpr int STEP = Cache<BF16>::STEP;
   const int rows = item.queries * call.group, D = call.head_size, page_tokens = call.page_tokens;
   const Room<BF16> room(scratch, rows, D, page_tokens);
   const int32_t* pages = call.table + item.sequence * call.table_stride;
-  const vf scale = splat(call.scale_log2);
   auto offset = [&](int key, int32_t of_head) {
     return (int64_t(pages[key / page_tokens]) * call.kv_heads + of_head) * page_tokens * D;
   };
   start<BF16>(call, item, head, room);
   for (int key = item.kv_begin; key < item.kv_end; key += page_tokens) {
-    const Number* k = (const Number*)call.k + offset(key, head);
-    const Number* v = (const Number*)call.v + offset(key, head);
+    const int64_t here = offset(key, head);
+    const Stored* stored_k = (const Stored*)call.k + here;
+    const Stored* stored_v = (const Stored*)call.v + here;
     const int next = key + page_tokens;
     const bool more = next < item.kv_end;
     const int64_t ahead = more ? offset(next, head) : offset(item.kv_begin, next_head);
     const bool fetch = more || next_head != head;
-    const Number* next_k = fetch ? (const Number*)call.k + ahead : nullptr;
-    const Number* next_v = fetch ? (const Number*)call.v + ahead : nullptr;
+    const Stored* next_k = fetch ? (const Stored*)call.k + ahead : nullptr;
+    const Stored* next_v = fetch ? (const Stored*)call.v + ahead : nullptr;
     const int valid = smaller(page_tokens, item.kv_end - key);
     const int columns = (valid + VL - 1) / VL * VL;
-    multiply<BF16, false>({room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, next_k,
+    const Number *k, *v, *fetch_k = nullptr, *fetch_v = nullptr;
+    if constexpr (INT8) {
+      take_scales<BF16>(call, here / D, valid, columns, room);
+      k = widen<BF16>(stored_k, next_k, int64_t(page_tokens) * D, room);
+    } else {
+      k = stored_k;
+      fetch_k = next_k;
+      fetch_v = next_v;
+    }
+    multiply<BF16, false>({room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, fetch_k,
                            room.scores, page_tokens, nullptr, D / STEP},
                           rows, columns);
     for (int row = 0; row < rows; row++) {
       const int position = item.position + row / call.group - key;
       const int first = call.window ? larger(0, position - call.window + 1) : 0;
       const int last = smaller(valid, position + 1);
-      softmax_row<BF16>(room, row, page_tokens, columns, first, last, scale);
+      softmax_row<BF16, INT8>(call, room, row, columns, first, last);
     }
     rescale<BF16>(room, rows);
+    if constexpr (INT8) v = widen<BF16>(stored_v, next_v, int64_t(valid + valid % STEP) * D, room);
+    else v = stored_v;
     multiply<BF16, true>({room.probabilities, page_tokens, v, int64_t(D) * STEP,
-                          last_row<BF16>(room, v, valid, D), next_v, room.out, D, room.alpha,
+                          last_row<BF16>(room, v, valid, D), fetch_v, room.out, D, room.alpha,
                           valid / STEP},
                          rows, D);
   }
@@ -235,8 +289,9 @@ void reduce(const AttendCall& call, const Reduction& item, int32_t head) {
 
 void attend_tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
                  char* scratch) {
-  if (call.bf16) tile<true>(call, item, head, next_head, scratch);
-  else tile<false>(call, item, head, next_head, scratch);
+  auto with = call.k_scale ? call.bf16 ? tile<true, true> : tile<false, true>
+                           : call.bf16 ? tile<true, false> : tile<false, false>;
+  with(call, item, head, next_head, scratch);
 }
 
 void attend_reduce(const AttendCall& call, const Reduction& item, int32_t head) {

@@ -25,6 +25,7 @@ template <typename Number, int DIMENSIONS>
 using Array = nb::ndarray<const Number, nb::ndim<DIMENSIONS>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t RELEASE_NUMBERS = 4 * hfx::PARALLEL_NUMBERS;
+constexpr float LOG2_E = 1.44269504f;
 constexpr int64_t RELEASE_COST = 2 * 1000 * 1000;
 
 // Lets other Python threads run during a call that is long enough to be worth it.
@@ -48,7 +49,8 @@ class Work {
  public:
   Work(Array<int32_t, 2> items, Array<int32_t, 2> reductions, Array<int32_t, 2> table,
        int64_t slots, int64_t tile_rows, int kv_heads, int group, int head_size, int page_tokens,
-       int window, float scale, bool bf16, int threads, int level)
+       int window, float scale, float softcap, bool bf16, bool scale_per_token, int threads,
+       int level)
       : items_(items), reductions_(reductions), table_(table), level_(level) {
     work_ = {(const hfx::WorkItem*)items.data(), int64_t(items.shape(0)),
              (const hfx::Reduction*)reductions.data(), int64_t(reductions.shape(0)), tile_rows,
@@ -60,7 +62,9 @@ class Work {
     call_.partial = partial_.data();
     call_.partial_stats = partial_stats_.data();
     call_.partial_rows = tile_rows;
-    call_.scale_log2 = scale * 1.44269504f;
+    call_.scale = softcap > 0 ? scale / softcap : scale * LOG2_E;
+    call_.cap_log2 = softcap * LOG2_E;
+    call_.scale_per_token = scale_per_token;
     call_.kv_heads = kv_heads;
     call_.group = group;
     call_.head_size = head_size;
@@ -70,12 +74,15 @@ class Work {
     long_ = hfx::attend_cost(work_, kv_heads, group, head_size) > RELEASE_COST;
   }
 
-  void attend(Address q, int64_t q_stride, Address k, Address v, Address out,
-              int64_t out_stride) const {
+  void attend(Address q, int64_t q_stride, Address k, Address v, Address k_scale, Address v_scale,
+              Address sinks, Address out, int64_t out_stride) const {
     hfx::AttendCall call = call_;
     call.q = (const void*)q;
     call.k = (const void*)k;
     call.v = (const void*)v;
+    call.k_scale = (const float*)k_scale;
+    call.v_scale = (const float*)v_scale;
+    call.sinks = (const float*)sinks;
     call.out = (void*)out;
     call.q_stride = q_stride;
     call.out_stride = out_stride;
@@ -139,10 +146,12 @@ void rope(Address q, int64_t q_stride, int query_heads, Address k, int64_t k_str
 }
 
 void kv_write(Address k, int64_t k_stride, Address v, int64_t v_stride, Address cache_k,
-              Address cache_v, Array<int64_t, 1> slots, int kv_heads, int head_size,
-              int page_tokens, bool bf16, int threads, int level) {
+              Address cache_v, Address k_scale, Address v_scale, bool scale_per_token,
+              Array<int64_t, 1> slots, int kv_heads, int head_size, int page_tokens, bool bf16,
+              int threads, int level) {
   const hfx::WriteCall call{(const void*)k, (const void*)v, k_stride, v_stride, (void*)cache_k,
-                            (void*)cache_v, slots.data(), kv_heads, head_size, page_tokens, bf16};
+                            (void*)cache_v, slots.data(), (float*)k_scale, (float*)v_scale,
+                            scale_per_token, kv_heads, head_size, page_tokens, bf16};
   const auto range = write_range(level);
   const int64_t tokens = slots.shape(0), width = int64_t(2 * kv_heads) * head_size;
   const Unlocked unlocked(tokens * width > RELEASE_NUMBERS);
@@ -153,12 +162,14 @@ void kv_write(Address k, int64_t k_stride, Address v, int64_t v_stride, Address 
 void rope_kv_write(Address q, int64_t q_stride, int query_heads, Address k, int64_t k_stride,
                    Address v, int64_t v_stride, int kv_heads, int head_size,
                    Array<int32_t, 1> positions, Address table, int rotary, bool neox,
-                   Address cache_k, Address cache_v, Array<int64_t, 1> slots, int page_tokens,
-                   bool bf16, int threads, int level) {
+                   Address cache_k, Address cache_v, Address k_scale, Address v_scale,
+                   bool scale_per_token, Array<int64_t, 1> slots, int page_tokens, bool bf16,
+                   int threads, int level) {
   const hfx::RopeCall turn{(void*)q, (void*)k, q_stride, k_stride, query_heads, kv_heads,
                            head_size, positions.data(), (const float*)table, rotary, neox, bf16};
   const hfx::WriteCall put{(const void*)k, (const void*)v, k_stride, v_stride, (void*)cache_k,
-                           (void*)cache_v, slots.data(), kv_heads, head_size, page_tokens, bf16};
+                           (void*)cache_v, slots.data(), (float*)k_scale, (float*)v_scale,
+                           scale_per_token, kv_heads, head_size, page_tokens, bf16};
   const auto rotate = rope_range(level);
   const auto write = write_range(level);
   const int64_t tokens = slots.shape(0), width = int64_t(query_heads + 3 * kv_heads) * head_size;
@@ -178,13 +189,15 @@ NB_MODULE(_cpu, m) {
   m.def("cpu_level", [] { return int(hfx::cpu_level()); });
   nb::class_<Work>(m, "Work")
       .def(nb::init<Array<int32_t, 2>, Array<int32_t, 2>, Array<int32_t, 2>, int64_t, int64_t, int,
-                    int, int, int, int, float, bool, int, int>(),
+                    int, int, int, int, float, float, bool, bool, int, int>(),
            nb::arg("items"), nb::arg("reductions"), nb::arg("table"), nb::arg("slots"),
            nb::arg("tile_rows"), nb::arg("kv_heads"), nb::arg("group"), nb::arg("head_size"),
-           nb::arg("page_tokens"), nb::arg("window"), nb::arg("scale"), nb::arg("bf16"),
-           nb::arg("threads"), nb::arg("level"))
+           nb::arg("page_tokens"), nb::arg("window"), nb::arg("scale"),
+           nb::arg("softcap"), nb::arg("bf16"), nb::arg("scale_per_token"), nb::arg("threads"),
+           nb::arg("level"))
       .def("attend", &Work::attend, nb::arg("q"), nb::arg("q_stride"), nb::arg("k"), nb::arg("v"),
-           nb::arg("out"), nb::arg("out_stride"));
+           nb::arg("k_scale"), nb::arg("v_scale"), nb::arg("sinks"), nb::arg("out"),
+           nb::arg("out_stride"));
   m.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("x_stride"), nb::arg("x_head_stride"),
         nb::arg("weight"), nb::arg("residual"), nb::arg("residual_stride"), nb::arg("y"),
         nb::arg("y_stride"), nb::arg("y_head_stride"), nb::arg("tokens"), nb::arg("heads"),
@@ -197,14 +210,16 @@ NB_MODULE(_cpu, m) {
         nb::arg("table"), nb::arg("rotary"), nb::arg("neox"), nb::arg("bf16"), nb::arg("threads"),
         nb::arg("level"));
   m.def("kv_write", &kv_write, nb::arg("k"), nb::arg("k_stride"), nb::arg("v"),
-        nb::arg("v_stride"), nb::arg("cache_k"), nb::arg("cache_v"), nb::arg("slots"),
-        nb::arg("kv_heads"), nb::arg("head_size"), nb::arg("page_tokens"), nb::arg("bf16"),
-        nb::arg("threads"), nb::arg("level"));
+        nb::arg("v_stride"), nb::arg("cache_k"), nb::arg("cache_v"), nb::arg("k_scale"),
+        nb::arg("v_scale"), nb::arg("scale_per_token"), nb::arg("slots"), nb::arg("kv_heads"),
+        nb::arg("head_size"), nb::arg("page_tokens"), nb::arg("bf16"), nb::arg("threads"),
+        nb::arg("level"));
   m.def("rope_kv_write", &rope_kv_write, nb::arg("q"), nb::arg("q_stride"),
         nb::arg("query_heads"), nb::arg("k"), nb::arg("k_stride"), nb::arg("v"),
         nb::arg("v_stride"), nb::arg("kv_heads"), nb::arg("head_size"), nb::arg("positions"),
         nb::arg("table"), nb::arg("rotary"), nb::arg("neox"), nb::arg("cache_k"),
-        nb::arg("cache_v"), nb::arg("slots"), nb::arg("page_tokens"), nb::arg("bf16"),
-        nb::arg("threads"), nb::arg("level"));
+        nb::arg("cache_v"), nb::arg("k_scale"), nb::arg("v_scale"), nb::arg("scale_per_token"),
+        nb::arg("slots"), nb::arg("page_tokens"), nb::arg("bf16"), nb::arg("threads"),
+        nb::arg("level"));
   bind_linear(m);
 }

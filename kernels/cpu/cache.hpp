@@ -24,8 +24,11 @@ struct WriteCall {
   void* cache_k;
   void* cache_v;
   const int64_t* slots;  // page * page_tokens + offset of each token
+  float* k_scale;  // of a cache quantised to int8, else null: see attend.hpp
+  float* v_scale;
+  bool scale_per_token;  // it's found here, else given
   int32_t kv_heads, head_size, page_tokens;
-  bool bf16;
+  bool bf16;  // of k and v
 };
 
 using RopeRange = void (*)(const RopeCall&, int64_t begin, int64_t end);

@@ -19,6 +19,7 @@ from . import linear as packed
 from .isa import FORCED_ISA, ISAS, level_of
 
 HEAD_SIZE_STEP = 16  # floats in the widest vector: rows of a head have no remainder
+MOST_HEAD_SIZE = 1024  # that of cache_impl.hpp
 LARGE_ROWS = 96  # their scores, sums and queries at head size 128 (172 kB) stay in half of L2
 SMALL_ROWS = 16
 
@@ -56,8 +57,10 @@ class CpuOperators(Operators):
             return f"computes in torch.bfloat16, torch.float32, not in {spec.dtype}"
         if spec.head_size % HEAD_SIZE_STEP:
             return f"needs a head size that is a multiple of {HEAD_SIZE_STEP}, not {spec.head_size}"
-        if spec.softcap or spec.sinks or spec.is_quantised:
-            return "has neither soft-cap nor sinks nor quantised caches"
+        if spec.head_size > MOST_HEAD_SIZE:
+            return f"needs a head size of at most {MOST_HEAD_SIZE}, not {spec.head_size}"
+        if spec.stored_dtype not in (spec.dtype, torch.int8):
+            return f"caches {spec.dtype} or torch.int8, not {spec.stored_dtype}"
         return None
 
     def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
@@ -66,12 +69,15 @@ class CpuOperators(Operators):
             raise ValueError(f"kernel back end {self.name!r} {objection}: take 'torch' instead")
         heads, tokens, size = spec.kv_heads, spec.page_tokens, spec.head_size
         if spec.dtype == torch.bfloat16:
-            k = torch.empty(pages, heads, size // 2, tokens, 2, dtype=spec.dtype)
-            v = torch.empty(pages, heads, tokens // 2, size, 2, dtype=spec.dtype)
+            k = torch.empty(pages, heads, size // 2, tokens, 2, dtype=spec.stored_dtype)
+            v = torch.empty(pages, heads, tokens // 2, size, 2, dtype=spec.stored_dtype)
         else:
-            k = torch.empty(pages, heads, size, tokens, dtype=spec.dtype)
-            v = torch.empty(pages, heads, tokens, size, dtype=spec.dtype)
-        return KVCache(self.name, spec, k, v)
+            k = torch.empty(pages, heads, size, tokens, dtype=spec.stored_dtype)
+            v = torch.empty(pages, heads, tokens, size, dtype=spec.stored_dtype)
+        if not spec.is_quantised:
+            return KVCache(self.name, spec, k, v)
+        shape = (pages, heads, tokens) if spec.cache_scaling == "token" else (1,)
+        return KVCache(self.name, spec, k, v, torch.ones(shape), torch.ones(shape))
 
     def plan(
         self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
@@ -92,7 +98,9 @@ class CpuOperators(Operators):
             spec.page_tokens,
             spec.window,
             spec.score_scale,
+            spec.softcap,
             spec.dtype == torch.bfloat16,
+            spec.cache_scaling == "token",
             self.threads,
             self.level,
         )
@@ -111,6 +119,8 @@ class CpuOperators(Operators):
             v_TMH.stride()[0],
             cache.k.data_ptr(),
             cache.v.data_ptr(),
+            *_scales(cache),
+            spec.cache_scaling == "token",
             slots_T,
             spec.kv_heads,
             spec.head_size,
@@ -136,6 +146,8 @@ class CpuOperators(Operators):
             q_TNH.stride()[0],
             cache.k.data_ptr(),
             cache.v.data_ptr(),
+            *_scales(cache),
+            0 if sinks_N is None else sinks_N.data_ptr(),
             out.data_ptr(),
             out.stride()[0],
         )
@@ -227,6 +239,8 @@ class CpuOperators(Operators):
             style == "neox",
             cache.k.data_ptr(),
             cache.v.data_ptr(),
+            *_scales(cache),
+            spec.cache_scaling == "token",
             slots_T,
             spec.page_tokens,
             spec.dtype == torch.bfloat16,
@@ -265,3 +279,10 @@ class CpuOperators(Operators):
         if not isinstance(weights, packed.PackedLinear):
             return super().linear(x_TI, weights, out)
         return packed.linear(x_TI, weights, out, level=self.level, threads=self.threads)
+
+
+def _scales(cache: KVCache) -> tuple[int, int]:
+    """Where the scales of keys and values are; 0 for none."""
+    if cache.k_scale is None or cache.v_scale is None:
+        return 0, 0
+    return cache.k_scale.data_ptr(), cache.v_scale.data_ptr()

@@ -49,6 +49,18 @@ HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -1
   return _mm512_maskz_scalef_ps(normal, mantissa, power);
 }
 
+HFX_INLINE vf with_sign_of(vf sign, vf magnitude) {
+  return _mm512_or_ps(magnitude, _mm512_and_ps(sign, splat(-0.f)));
+}
+HFX_INLINE vf magnitude(vf a) { return _mm512_andnot_ps(splat(-0.f), a); }
+
+HFX_INLINE vf load_int8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+HFX_INLINE void store_int8(int8_t* p, vf a) {  // whole numbers from -128 to 127
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
 HFX_INLINE vf load_bf16(const uint16_t* p) {
   const __m256i half = _mm256_loadu_si256((const __m256i*)p);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
@@ -111,6 +123,21 @@ HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -1
   return _mm256_and_ps(scaled, _mm256_cmp_ps(x, splat(-126.f), _CMP_GE_OQ));
 }
 
+HFX_INLINE vf with_sign_of(vf sign, vf magnitude) {
+  return _mm256_or_ps(magnitude, _mm256_and_ps(sign, splat(-0.f)));
+}
+HFX_INLINE vf magnitude(vf a) { return _mm256_andnot_ps(splat(-0.f), a); }
+
+HFX_INLINE vf load_int8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
+HFX_INLINE void store_int8(int8_t* p, vf a) {  // whole numbers from -128 to 127
+  const __m256i word = _mm256_cvtps_epi32(a);
+  const __m128i half =
+      _mm_packs_epi32(_mm256_castsi256_si128(word), _mm256_extracti128_si256(word, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(half, half));
+}
+
 HFX_INLINE vf load_bf16(const uint16_t* p) {
   const __m128i half = _mm_loadu_si128((const __m128i*)p);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
@@ -148,18 +175,35 @@ HFX_INLINE vf dot_pairs(vf acc, const uint16_t* a, vb b) {
 #endif
 }
 
-// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], relative error < 3e-7. Below
-// -126, the least normal number, it's 0; of minus infinity and NaN too.
+// exp2 for x <= 0: degree-5 polynomial on a fraction in [-1/2, 1/2], relative error < 2e-7, and 1 of
+// 0 exactly: a page that a row doesn't see leaves its sums as they are, to the bit. Below -126, the
+// least normal number, it's 0; of minus infinity and NaN too.
 HFX_INLINE vf exp2_of_negative(vf x) {
   const vf power = round_to_int(x);
   const vf f = sub(x, power);
-  vf p = splat(1.3276471e-3f);
-  p = fma(p, f, splat(9.6755475e-3f));
-  p = fma(p, f, splat(5.5507135e-2f));
-  p = fma(p, f, splat(2.4022120e-1f));
-  p = fma(p, f, splat(6.9314694e-1f));
-  p = fma(p, f, splat(1.0000001f));
+  vf p = splat(1.3264699e-3f);
+  p = fma(p, f, splat(9.6715088e-3f));
+  p = fma(p, f, splat(5.5507338e-2f));
+  p = fma(p, f, splat(2.4022242e-1f));
+  p = fma(p, f, splat(6.9314698e-1f));
+  p = fma(p, f, splat(1.f));
   return scale_by_power(p, power, x);
+}
+
+// tanh, by 2^y - 1 without cancellation: 2^n (2^f - 1) + (2^n - 1), f in [-1/2, 1/2]. NaN isn't kept.
+HFX_INLINE vf tanh(vf x) {
+  const vf y = mul(magnitude(x), splat(-2.88539008f));  // -2 log2(e)
+  const vf power = round_to_int(y), f = sub(y, power);
+  vf p = splat(1.5252734e-5f);  // ln(2)^k / k!
+  p = fma(p, f, splat(1.5403530e-4f));
+  p = fma(p, f, splat(1.3333558e-3f));
+  p = fma(p, f, splat(9.6181291e-3f));
+  p = fma(p, f, splat(5.5504109e-2f));
+  p = fma(p, f, splat(2.4022651e-1f));
+  p = fma(p, f, splat(6.9314718e-1f));
+  const vf whole = scale_by_power(splat(1.f), power, y);
+  const vf less = fma(mul(p, f), whole, sub(whole, splat(1.f)));
+  return with_sign_of(x, div(sub(splat(0.f), less), add(less, splat(2.f))));
 }
 
 }  // namespace HFX_ISA

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfx.kernels import AttentionSpec, Operators
+from hfx.kernels import AttentionSpec, Operators, RaggedBatch
 from hfx.kernels.cpu import CpuOperators
 from hfx.kernels.fallback import TorchOperators
 
@@ -139,7 +140,7 @@ def test_plain_torch_is_exact_in_float64(step_of, close):
 
 
 @settings(
-    max_examples=30,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -155,6 +156,9 @@ def test_plain_torch_is_exact_in_float64(step_of, close):
     page=st.sampled_from([16, 32, 64, 128]),
     window=st.sampled_from([0, 0, 1, 17, 64, 200]),
     dtype=st.sampled_from(DTYPES),
+    softcap=st.sampled_from([0.0, 0.0, 1.0, 50.0]),
+    sinks=st.booleans(),
+    stored=st.sampled_from([None, None, torch.int8]),
     threads=st.sampled_from([1, 2, 5]),
     seed=st.integers(0, 2**16),
 )
@@ -169,13 +173,54 @@ def test_any_ragged_batch_is_the_truth(
     page,
     window,
     dtype,
+    softcap,
+    sinks,
+    stored,
     threads,
     seed,
 ):
     operators = CpuOperators(cpu_operators.isa, threads)
-    spec = AttentionSpec(group * kv_heads, kv_heads, head_size, page, dtype, window)
+    heads = (group * kv_heads, kv_heads, head_size)
+    spec = AttentionSpec(
+        *heads, page, dtype, window, softcap=softcap, sinks=sinks, cache_dtype=stored
+    )
     step = step_of(operators, spec, lens, seed)
+    work = operators.plan(spec, step.batch)
 
-    out_TNH = operators.attend(step.q_TNH, step.cache, operators.plan(spec, step.batch))
+    out_TNH = operators.attend(step.q_TNH, step.cache, work, sinks_N=step.sinks_N)
 
     close(out_TNH, step.truth_TNH)
+
+
+@pytest.mark.parametrize("features", [{}, {"window": 700, "softcap": 5.0, "sinks": True}], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_with_a_fixed_split_a_sequence_gets_the_same_bits_in_any_company(
+    cpu_operators, dtype, features, step_of
+):
+    spec = AttentionSpec(8, 2, 64, 64, dtype, **features)
+    lens = [(1, 2500), (3, 1300), (70, 1800), (1, 40), (300, 300)]
+    step = step_of(cpu_operators, spec, lens)
+
+    def attend(operators: CpuOperators, sequences: list[int], split: int) -> torch.Tensor:
+        batch, rows = only(step.batch, sequences)
+        work = operators.plan(spec, batch, split_tokens=split)
+        assert work.slots > 0 or sequences == [2]  # a chunk alone isn't split
+        return operators.attend(step.q_TNH[rows], step.cache, work, sinks_N=step.sinks_N)
+
+    together = attend(cpu_operators, [0, 1, 2, 3, 4], 512)
+    starts = step.batch.query_starts
+    for sequences in ([0], [1, 3], [2], [0, 4]):
+        alone = attend(CpuOperators(cpu_operators.isa, threads=7), sequences, 512)
+        parts = [together[starts[s] : starts[s + 1]] for s in sequences]
+        assert torch.equal(alone, torch.cat(parts))
+
+
+def only(batch: RaggedBatch, sequences: list[int]) -> tuple[RaggedBatch, np.ndarray]:
+    """Those sequences of a batch, and their rows."""
+    lens_S = batch.query_lens_S[sequences]
+    starts = np.concatenate([[0], np.cumsum(lens_S)])
+    part = RaggedBatch(
+        starts, batch.context_lens_S[sequences], batch.table_SC[sequences], batch.page_tokens
+    )
+    first = batch.query_starts[sequences]
+    return part, np.concatenate([np.arange(a, a + n) for a, n in zip(first, lens_S, strict=True)])

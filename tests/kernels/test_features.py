@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import hfx.kernels as kernels
 from hfx.kernels import AttentionSpec, Operators
+from hfx.kernels.cpu import CpuOperators
 
 MIX = [(1, 1), (1, 16), (7, 7), (0, 5), (40, 61), (1, 90), (3, 33)]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -75,3 +77,42 @@ def test_sinks_are_given_where_the_spec_has_them_and_only_there(step_of):
         kernels.attend(
             step.q_TNH, step.cache, operators.plan(spec, step.batch), sinks_N=torch.zeros(3)
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_parts_of_a_split_context_count_a_sink_once(cpu_operators, dtype, step_of, close):
+    operators = CpuOperators(cpu_operators.isa, threads=8)
+    spec = AttentionSpec(6, 2, 64, 64, dtype, 2000, softcap=3.0, sinks=True, cache_dtype=torch.int8)
+    step = step_of(operators, spec, [(1, 3001), (4, 2100), (1, 70)])
+    work = operators.plan(spec, step.batch)
+
+    assert work.slots > 2
+    close(operators.attend(step.q_TNH, step.cache, work, sinks_N=step.sinks_N), step.truth_TNH)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scaling", ["token", "tensor"])
+def test_int8_caches_hold_the_same_bits_on_every_back_end(cpu_operators, dtype, scaling):
+    spec = AttentionSpec(6, 2, 80, 16, dtype, cache_dtype=torch.int8, cache_scaling=scaling)
+    torch.manual_seed(0)
+    k_TMH, v_TMH = (torch.randn(2, 40, 2, 80) * 30).to(dtype)
+    k_TMH[3], v_TMH[4, 1] = 0.0, 0.0
+    caches = []
+    for operators in (cpu_operators, kernels.select("torch")):
+        cache = operators.allocate_cache(spec, 3)
+        for x in (cache.k, cache.v):
+            x.fill_(0)
+        operators.kv_write(cache, k_TMH, v_TMH, np.arange(5, 45))
+        caches.append(cache)
+    ours, plain = caches
+
+    k, v = ours.k, ours.v
+    if dtype == torch.bfloat16:  # pairs: [pages, M, H / 2, tokens, 2], [pages, M, tokens / 2, H, 2]
+        k, v = k.transpose(2, 3).flatten(3), v.transpose(3, 4).flatten(2, 3)
+    else:
+        k = k.transpose(2, 3)
+    assert torch.equal(k.transpose(1, 2), plain.k)
+    assert torch.equal(v.transpose(1, 2), plain.v)
+    if scaling == "token":
+        assert torch.equal(ours.k_scale.transpose(1, 2), plain.k_scale)
+        assert torch.equal(ours.v_scale.transpose(1, 2), plain.v_scale)
