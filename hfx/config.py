@@ -77,12 +77,33 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostConfig:
+    """Where the prices of steps come from, which steps then correct while they run.
+
+    `cost_profile` is "auto" (a saved profile of this device and model, or else a quick look of
+    less than a second), "calibrate" (measure for `calibration_s` at every start), "off", the name
+    of a preset, or the path of a profile. Profiles are saved under `home`.
+    """
+
+    cost_profile: str = "auto"
+    calibration_s: float = 60.0
+    home: str = "~/.cache/hfx"
+
+    def __post_init__(self) -> None:
+        if not self.cost_profile:
+            raise ValueError('cost_profile is empty: give "auto", "off", a preset or a path')
+        if not 0 < self.calibration_s <= 3600:
+            raise ValueError(f"calibration_s is {self.calibration_s}: it must be from 0 to 3600")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """One replica: model, cache, scheduler, and the kernels' back end and threads."""
+    """One replica: model, cache, scheduler, costs, and the kernels' back end and threads."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     kernel_backend: str | None = None  # None: the first that can run here
     threads: int | None = None  # None: every core this process may use
 

@@ -18,6 +18,7 @@ from hfx.request import Request
 from .delta import Delta
 from .engine import Engine
 from .errors import EngineDead, EngineDraining, EngineFull
+from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver
 from .outbox import News, Outbox
 from .stream import DeltaStream, Mailbox
@@ -88,6 +89,11 @@ class AsyncEngine:
     def clock(self) -> Clock:
         """The clock of all times that it reports, and of `Request.arrival_s`."""
         return self._engine.clock
+
+    @property
+    def cost(self) -> LiveCost | None:
+        """What predicts and learns from its steps; its `snapshot` is for any thread."""
+        return self._engine.cost
 
     @property
     def is_healthy(self) -> bool:

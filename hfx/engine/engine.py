@@ -11,6 +11,7 @@ from collections.abc import Sequence as Sequence_
 
 from hfx.cache import BlockPool, PrefixChain
 from hfx.clock import Clock, MonotonicClock
+from hfx.cost import Estimate
 from hfx.request import FinishReason, Plan, Request
 from hfx.scheduler import StepPolicy
 
@@ -18,6 +19,7 @@ from .batch import BlockTable, Executor, Sampled, StepBatch, build_batch
 from .delta import Delta
 from .detokenize import TextStream
 from .errors import EngineDead
+from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver, StepRecord
 from .sequence import Sequence
 from .view import View
@@ -31,7 +33,8 @@ class Engine:
     """Requests in, deltas out, one step at a time.
 
     `decode(token_ids, skip_special_tokens)` turns tokens into text. A request without a seed gets
-    one from `seed` and its place in the order of arrival, so a rerun gives the same text.
+    one from `seed` and its place in the order of arrival, so a rerun gives the same text. `cost`
+    predicts every step before it runs and learns from it.
 
     Raises:
         ValueError: the pool can't hold one sequence of `max_model_len` tokens.
@@ -49,6 +52,7 @@ class Engine:
         eos_token_ids: Sequence_[int] = (),
         clock: Clock | None = None,
         seed: int = 0,
+        cost: LiveCost | None = None,
     ) -> None:
         if pool.total * pool.block_tokens < max_model_len:
             raise ValueError(
@@ -58,6 +62,7 @@ class Engine:
         self.max_model_len = max_model_len
         self.pool = pool
         self.clock = clock or MonotonicClock()
+        self.cost = cost
         self._executor = executor
         self._policy = policy
         self._decode = decode
@@ -143,6 +148,7 @@ class Engine:
         batch, steps = self._batch(plan)
         if not steps:
             return []
+        predicted = self.cost.predict(batch.mix) if self.cost else None
         try:
             sampled = self._executor.execute(batch).sampled
         except Exception as error:
@@ -151,7 +157,9 @@ class Engine:
         self._failed_in_a_row = 0
         now_s = self.clock.now_s()
         deltas = self._advance(steps, sampled, now_s)
-        self._record(batch, plan, fresh, started_s, now_s)
+        if self.cost:
+            self.cost.learn(batch.mix, now_s - started_s)
+        self._record(batch, plan, fresh, started_s, now_s, predicted)
         return deltas
 
     def stats(self) -> EngineStats:
@@ -302,7 +310,13 @@ class Engine:
         sequence.cached_tokens = 0
 
     def _record(
-        self, batch: StepBatch, plan: Plan, fresh: list[Sequence], started_s: float, now_s: float
+        self,
+        batch: StepBatch,
+        plan: Plan,
+        fresh: list[Sequence],
+        started_s: float,
+        now_s: float,
+        predicted: Estimate | None,
     ) -> None:
         query_tokens = sum(sequence.request.prompt_tokens for sequence in fresh)
         hit_tokens = sum(sequence.hit_tokens for sequence in fresh)
@@ -320,6 +334,7 @@ class Engine:
             preempted=len(plan.preempt),
             prefix_query_tokens=query_tokens,
             prefix_hit_tokens=hit_tokens,
+            predicted=predicted,
         )
         self._tell(lambda observer: observer.on_step(record))
 

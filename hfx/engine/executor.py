@@ -3,6 +3,7 @@
 T new tokens, R sampled rows, D residual width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,3 +38,14 @@ class ModelExecutor:
             hidden_TD = hidden_TD[torch.from_numpy(batch.sampled_rows_R).to(hidden_TD.device)]
         logits_RV = self._decoder.logits(hidden_TD)
         return StepOutput(sample(logits_RV.cpu().numpy(), batch.draws))
+
+    @torch.inference_mode()
+    def fill(self, blocks: Sequence[int]) -> None:
+        """Put noise into blocks, so that reading them costs what real keys and values cost.
+
+        Memory that nobody has written may be one page of zeros, which is read from a cache.
+        """
+        for cache in self._caches:
+            for part in (cache.k, cache.v):
+                index = torch.tensor(blocks, device=part.device)
+                part[index] = torch.randn_like(part[:1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hfx.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from hfx.config import CacheConfig, CostConfig, EngineConfig, ModelConfig, SchedulerConfig
 from hfx.request import FinishReason, Request, Sampling
 
 from .delta import Delta, RequestTimes, TokenLogprob
@@ -42,7 +42,8 @@ class LLM:
     """A model that answers many prompts at once.
 
     `model` is a Hugging Face folder, a GGUF file, a Hub id, or None for the bundled model. Options
-    are the fields of `ModelConfig`, `CacheConfig`, `SchedulerConfig` and `EngineConfig`, by name.
+    are the fields of `ModelConfig`, `CacheConfig`, `SchedulerConfig`, `CostConfig` and
+    `EngineConfig`, by name; `cost_profile` is "off" unless given.
 
     Raises:
         TypeError: there is no such option.
@@ -50,6 +51,7 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, **options: Any) -> None:
+        options.setdefault("cost_profile", "off")
         self._engine, self._model = build_engine(engine_config(model=model, **options))
         self._ids = count()
 
@@ -184,6 +186,7 @@ def engine_config(**options: Any) -> EngineConfig:
         model=ModelConfig(**of(ModelConfig)),
         cache=CacheConfig(**of(CacheConfig)),
         scheduler=SchedulerConfig(**of(SchedulerConfig)),
+        cost=CostConfig(**of(CostConfig)),
         kernel_backend=options.pop("kernel_backend", None),
         threads=options.pop("threads", None),
     )

@@ -6,6 +6,7 @@ Times are seconds on the engine's clock; sizes are tokens or blocks of the key-v
 from dataclasses import dataclass
 from typing import Protocol
 
+from hfx.cost import Estimate
 from hfx.request import Mix
 
 from .delta import Delta
@@ -16,7 +17,8 @@ class StepRecord:
     """One step: when, how long, what it computed, and the state that it left behind.
 
     `prefix_query_tokens` are the tokens of requests that ran for the first time in this step, of
-    which `prefix_hit_tokens` came from the prefix cache. `preempted` counts requests.
+    which `prefix_hit_tokens` came from the prefix cache. `preempted` counts requests. `predicted`
+    is what the cost model said before the step ran; None where the engine has none.
     """
 
     started_s: float
@@ -29,6 +31,7 @@ class StepRecord:
     preempted: int
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    predicted: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

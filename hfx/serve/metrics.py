@@ -32,7 +32,7 @@ _REQUEST_S = (
     *(0.001, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40),
     *(50, 60, 120, 240, 480, 960, 1920, 7680),
 )
-_STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
+STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 _LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100)
@@ -115,7 +115,7 @@ class EngineMetrics:
         self._step_tokens = self._histogram(
             "iteration_tokens_total", "Tokens computed in one step", _STEP_TOKENS
         )
-        self._step = self._histogram("step_duration_seconds", "Length of one step", _STEP_S)
+        self._step = self._histogram("step_duration_seconds", "Length of one step", STEP_S)
         self._first = self._histogram(
             "time_to_first_token_seconds", "Arrival to first token", _TTFT_S
         )

@@ -255,6 +255,24 @@ OPTIONS: tuple[Option, ...] = (
         ),
     ),
     *_rows(
+        "cost model",
+        "engine.cost.",
+        (
+            "cost-profile",
+            "cost_profile",
+            "prices of steps: auto (a saved profile of this device and model, else a look of less "
+            "than a second), calibrate (measure now), off, a preset's name, or a profile's path",
+            {},
+        ),
+        (
+            "calibration-budget",
+            "calibration_s",
+            "seconds that --cost-profile calibrate may measure",
+            {"minimum": 0.1, "maximum": 3600},
+        ),
+        ("home", "home", "folder of what hfx keeps, such as cost profiles", {}),
+    ),
+    *_rows(
         "device",
         "engine.",
         ("kernel-backend", "kernel_backend", "kernels to use; default: the fastest here", {}),

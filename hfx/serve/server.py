@@ -17,9 +17,11 @@ import uvicorn
 
 from hfx.config import HttpConfig, ServeConfig
 from hfx.engine import AsyncEngine
+from hfx.engine.threads import let_idle_threads_sleep
 
 from .app import application
 from .convert import Served
+from .cost_metrics import CostMetrics
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
@@ -31,7 +33,6 @@ log = logging.getLogger("hfx.serve")
 
 CONNECTIONS_BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than proxies keep idle connections, or they write into closed ones
-SPINS = "2000"  # some 0.1 ms: longer than between two kernels, shorter than between two steps
 # What loading raises for files, settings and machines that don't fit together.
 _MENDABLE = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 FLUSH_S = 5.0  # what aborted answers get to write their last event
@@ -45,7 +46,7 @@ def serve(settings: Settings) -> int:
     )
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
     phases = Phases()
-    _let_idle_threads_sleep()
+    let_idle_threads_sleep()
     try:
         listener = listen(http)
     except OSError as error:
@@ -54,13 +55,6 @@ def serve(settings: Settings) -> int:
     print(configuration(settings), flush=True)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(Life(settings.config, listener, phases).run())
-
-
-def _let_idle_threads_sleep() -> None:
-    """Before the OpenMP library loads: its idle threads spin for milliseconds by default, and the
-    event loop and its clients need the cores that they spin on."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -192,6 +186,7 @@ class Life:
         model = _model(self._site, self._config, engine)
         self._site.model = model
         self._phases.enter("ready")
+        print(f"cost profile: {engine.cost or 'off'}", flush=True)
         self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
         self._site.lifecycle.state = "ready"
         host, port = self._listener.getsockname()[:2]
@@ -231,6 +226,10 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         },
     )
     engine.add_observer(engine_metrics)
+    if engine.cost is not None:
+        engine.add_observer(
+            CostMetrics(site.metrics.registry, model_name=names[0], cost=engine.cost)
+        )
     prompts = Prompts(loaded.tokenizer, loaded.chat, served)
     return Model(
         engine,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hfx.config import EngineConfig, SchedulerConfig
-from hfx.engine.launch import policy_for, usable_cores
+from hfx.engine.equip import usable_cores
+from hfx.engine.launch import policy_for
 from hfx.engine.llm import engine_config
 from hfx.scheduler import FirstComeFirstServed
 

@@ -31,6 +31,9 @@ scheduling-policy
 max-num-seqs
 max-num-batched-tokens
 max-num-queued-reqs
+cost-profile
+calibration-budget
+home
 kernel-backend
 threads
 device

@@ -1,0 +1,72 @@
+"""What an engine works with, before there is one: the loaded model, its executor, its pool."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hfx.cache import BlockPool
+from hfx.config import EngineConfig, SchedulerConfig
+from hfx.models import available_bytes, load
+
+from .executor import ModelExecutor
+from .memory import model_len, pool_size
+
+if TYPE_CHECKING:
+    from hfx.models import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, of so many
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """A model in memory with its caches, and the longest sequence it serves in tokens."""
+
+    model: "LoadedModel"
+    executor: ModelExecutor
+    pool: BlockPool
+    max_model_len: int
+    limits: SchedulerConfig
+
+
+def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = None) -> Equipment:
+    """Load the model and size its cache; `progress` hears what takes time.
+
+    Sets torch's number of threads, which is the process's.
+
+    Raises:
+        ValueError: a setting is impossible; the message says which and what to do.
+    """
+    torch.set_num_threads(config.threads or usable_cores())
+    model = load(config.model, kernel_backend=config.kernel_backend, progress=progress)
+    decoder = model.decoder
+    size = pool_size(config.cache, decoder.kv_bytes_per_token, available_bytes())
+    max_model_len = model_len(config.model.max_model_len, model.spec.max_positions, size)
+    logger.info("key-value cache: %s; max_model_len %d", size, max_model_len)
+    prefixes = config.cache.enable_prefix_caching
+    return Equipment(
+        model,
+        ModelExecutor(decoder, size.blocks, size.block_tokens),
+        BlockPool(size.blocks, size.block_tokens, prefix_caching=prefixes),
+        max_model_len,
+        config.scheduler,
+    )
+
+
+def usable_cores(quota: Path = CPU_QUOTA) -> int:
+    """Processor cores that this process may keep busy: its affinity, cut by its cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+    except OSError:
+        return cores  # no cgroup of version 2
+    return cores if allowed == "max" else max(1, min(cores, int(allowed) // int(period)))

@@ -1,0 +1,135 @@
+"""Which cost model an engine starts with, by its configuration. Times are seconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hfx.config import CostConfig
+from hfx.cost import StepCost, load, preset, require, save
+from hfx.cost.presets import names
+
+from .equip import Equipment
+from .live_cost import LiveCost, Origin
+from .profiles import calibrate, key_of, measured_at, profile_path
+
+logger = logging.getLogger(__name__)
+
+QUICK_S = 0.6  # what a start may spend on a look at its own speed
+QUICK_KV_TOKENS = 1 << 13
+Progress = Callable[[str, float], None]
+
+
+def live_cost(
+    config: CostConfig, equipment: Equipment, progress: Progress | None = None
+) -> LiveCost | None:
+    """The prices that a configuration asks for; None where it wants none.
+
+    Raises:
+        ValueError: the named profile is none, is damaged, or is of something else; the message
+            names the field and the cure.
+    """
+    choice = config.cost_profile
+    if choice == "off":
+        return None
+    if choice == "auto":
+        return _saved(config, equipment) or _quick(equipment, progress)
+    if choice == "calibrate":
+        return _calibrated(config, equipment, progress)
+    if choice in names():
+        return _preset(choice, equipment)
+    return _file(Path(choice).expanduser(), equipment)
+
+
+def quality(model: StepCost) -> str:
+    """A model's error and coverage by regime, in one line."""
+    parts = (
+        f"{name} MAPE {fit.mape:.1%}, p90 {fit.p90:.1%}, coverage {fit.coverage:.0%}"
+        for name, fit in model.report.items()
+    )
+    return "; ".join(parts) or "never compared with measured steps"
+
+
+def age(model: StepCost) -> str:
+    """How long ago a profile was measured."""
+    when = measured_at(model)
+    if when is None:
+        return "of unknown age"
+    minutes = (datetime.now(UTC) - when).total_seconds() / 60
+    for size, unit in ((2 * 1440, "days"), (120, "hours")):
+        if minutes >= size:
+            return f"measured {minutes / (1440 if unit == 'days' else 60):.0f} {unit} ago"
+    return f"measured {max(0.0, minutes):.0f} minutes ago"
+
+
+def _saved(config: CostConfig, equipment: Equipment) -> LiveCost | None:
+    """The profile that an earlier calibration left, if there is a sound one."""
+    key = key_of(equipment)
+    path = profile_path(config.home, key)
+    try:
+        model = load(path, **asdict(key))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        logger.warning("the saved cost profile is not used: %s", error)
+        return None
+    return LiveCost(model, Origin("saved", f"{path}, {age(model)}: {quality(model)}"))
+
+
+def _quick(equipment: Equipment, progress: Progress | None) -> LiveCost:
+    _tell(progress, "measuring steps", 0.0)
+    model = calibrate(equipment, QUICK_S, most_kv_tokens=QUICK_KV_TOKENS).model
+    text = (
+        f"a quick look of {QUICK_S} s, corrected while serving (python -m hfx.calibrate makes a "
+        f"better one): {quality(model)}"
+    )
+    return LiveCost(model, Origin("quick", text))
+
+
+def _calibrated(config: CostConfig, equipment: Equipment, progress: Progress | None) -> LiveCost:
+    model = calibrate(
+        equipment,
+        config.calibration_s,
+        progress=lambda share, _: _tell(progress, "measuring steps", share),
+    ).model
+    path = profile_path(config.home, key_of(equipment))
+    kept = str(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(model, path)
+    except OSError as error:
+        kept = f"not saved ({error.strerror}: {path})"
+    return LiveCost(model, Origin("calibrated", f"calibrated now, {kept}: {quality(model)}"))
+
+
+def _preset(name: str, equipment: Equipment) -> LiveCost:
+    model, key = preset(name), key_of(equipment)
+    text = (
+        f"preset {name} of {model.key.model} on {model.key.device}, while {key.model} runs on "
+        f"{key.device}: {quality(model)}"
+    )
+    return LiveCost(model, Origin("preset", text))
+
+
+def _file(path: Path, equipment: Equipment) -> LiveCost:
+    try:
+        model = load(path)
+    except OSError as error:
+        known = ", ".join(names())
+        raise ValueError(
+            f"cost_profile {path}: {error.strerror}; give the path of a profile, auto, calibrate, "
+            f"off, or a preset ({known})"
+        ) from error
+    try:
+        require(model, **asdict(key_of(equipment)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return LiveCost(model, Origin("file", f"{path}, {age(model)}: {quality(model)}"))
+
+
+def _tell(progress: Progress | None, phase: str, share: float) -> None:
+    if progress is not None:
+        progress(phase, share)
