@@ -184,11 +184,11 @@ def _fitted(steps: _Steps, prompts: bool, quantile: float) -> tuple[Regime, Fit]
     shapes = _shapes(Columns.of(steps.mixes).rows, len(steps.mixes), prompts)
     errors = []
     for shape in shapes:
-        left_out = _left_out(small, small_folds, shape, prompts)
+        left_out = _left_out(small, small_folds, shape)
         errors.append(float(np.minimum(np.abs(left_out / small.seconds - 1), 1).mean()))
     shape = next(s for s, e in zip(shapes, errors, strict=True) if e <= SIMPLER * min(errors))
 
-    left_out = _left_out(steps, folds, shape, prompts)
+    left_out = _left_out(steps, folds, shape)
     bounds = [
         max(1.0, float(np.quantile((steps.seconds / left_out)[folds != fold], quantile)))
         for fold in range(FOLDS)
@@ -196,8 +196,8 @@ def _fitted(steps: _Steps, prompts: bool, quantile: float) -> tuple[Regime, Fit]
     covered = float((steps.seconds <= left_out * np.array(bounds)[folds]).mean())
     bound = max(1.0, float(np.quantile(steps.seconds / left_out, quantile)))
     columns = Columns.of(steps.mixes)
-    own = columns.own(prompts=prompts)
-    found = greatest(shape.shared(columns), own, steps.seconds, pieces=shape.pieces)
+    shared, own = shape.shared(columns), shape.own(columns)
+    found = greatest(shared, own, steps.seconds, pieces=shape.pieces)
     regime = shape.regime(found, float(columns.rows.max()), bound)
     return regime, _quality(left_out, steps.seconds, covered)
 
@@ -205,19 +205,19 @@ def _fitted(steps: _Steps, prompts: bool, quantile: float) -> tuple[Regime, Fit]
 def _shapes(rows: Floats, steps: int, prompts: bool) -> list[Shape]:
     """Forms from the simplest to the richest that this many steps can carry."""
     coarse, fine = ladder(rows, fine=False), ladder(rows, fine=True)
-    ladders = [(0.0,), coarse, fine] if prompts else [(0.0,), coarse]
-    return [
-        Shape(knots, pieces)
-        for pieces in (1, 2, 3)
-        for knots in dict.fromkeys(ladders)
-        if len(knots) + 6 * pieces <= max(steps / 3, 7)
+    ladders = dict.fromkeys([(0.0,), coarse, fine] if prompts else [(0.0,), coarse])
+    forms = [
+        Shape(knots, pieces, bends, prompts)
+        for pieces, bends in ((1, False), (1, True), (2, True), (3, True))
+        for knots in ladders
     ]
+    return [form for form in forms if form.coefficients <= steps / 3] or forms[:1]
 
 
-def _left_out(steps: _Steps, folds: Floats, shape: Shape, prompts: bool) -> Floats:
+def _left_out(steps: _Steps, folds: Floats, shape: Shape) -> Floats:
     """Every step's time as predicted by a fit that has not seen its mix."""
     columns = Columns.of(steps.mixes)
-    shared, own = shape.shared(columns), columns.own(prompts=prompts)
+    shared, own = shape.shared(columns), shape.own(columns)
     predicted = np.empty(len(steps.mixes))
     for fold in range(FOLDS):
         seen = folds != fold

@@ -46,19 +46,18 @@ class Columns:
         ]
         return cls(*np.array(sums, dtype=float).reshape(-1, 8).T)
 
-    def own(self, *, prompts: bool) -> Floats:
-        """The columns of a piece, in the order of `Piece`'s fields."""
-        ones, product = np.ones_like(self.rows), self.decodes * self.context
-        columns = [ones, self.context, product, self.root]
-        return np.column_stack([*columns, self.history, self.pairs] if prompts else columns)
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How rich a regime's form is: knots of the curve, pieces of the attention."""
+    """How rich a regime's form is: knots of the curve, pieces of the attention.
+
+    Without `bends`, the attention is linear in the sums: no product and no root of them.
+    """
 
     knots: tuple[float, ...]
     pieces: int
+    bends: bool
+    prompts: bool
 
     def shared(self, columns: Columns) -> Floats:
         """Start of the curve, its rises between knots, and the sequences."""
@@ -66,6 +65,23 @@ class Shape:
         rises = [np.clip(columns.rows - low, 0, high - low) for low, high in pairwise(edges)]
         sequences = columns.decodes + columns.chunks
         return np.column_stack([np.ones_like(columns.rows), *rises, sequences])
+
+    def own(self, columns: Columns) -> Floats:
+        """The columns of a piece, in the order of `Piece`'s fields; unused ones are 0."""
+        bends = float(self.bends)
+        found = [
+            np.ones_like(columns.rows),
+            columns.context,
+            columns.decodes * columns.context * bends,
+            columns.root * bends,
+        ]
+        return np.column_stack([*found, columns.history, columns.pairs] if self.prompts else found)
+
+    @property
+    def coefficients(self) -> int:
+        """How many numbers a fit has to find."""
+        per_piece = 2 + 2 * self.bends + 2 * self.prompts
+        return len(self.knots) + 2 + self.pieces * per_piece
 
     def regime(self, fit: Greatest, top: float, upper_factor: float) -> Regime:
         """The coefficients as a regime whose curve was measured up to `top` rows."""

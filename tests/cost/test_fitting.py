@@ -59,6 +59,16 @@ def test_known_prices_come_back_on_steps_that_were_left_out() -> None:
     assert report["mixed"].mape < 0.01
 
 
+@pytest.mark.parametrize("count", [24, 60])
+def test_few_steps_are_enough_where_the_form_is_simple(count: int) -> None:
+    model = fit(measured(count), key=KEY)
+
+    report = judge(model, measured(200, seed=1, noise=0))
+
+    assert report["decode"].mape < 0.03
+    assert report["mixed"].mape < 0.05
+
+
 def test_the_report_says_what_steps_left_out_of_the_fit_show() -> None:
     model = fit(measured(600, noise=0.05), key=KEY)
 
