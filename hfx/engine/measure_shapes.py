@@ -53,8 +53,8 @@ def designed(bounds: Bounds) -> list[Shape]:
 
 def _core(bounds: Bounds) -> Iterable[Shape]:
     """The least that fixes every price: three batches at two contexts, chunks alone and beside."""
-    top = min(bounds.max_step_tokens, bounds.max_model_len - 1)
-    long = min(1024, bounds.max_model_len - 1)
+    top = max(1, min(bounds.max_step_tokens, bounds.max_model_len - 1))
+    long = max(2, min(1024, bounds.max_model_len - 1))
     yield from (decodes(1, 64), ((16, 0),), decodes(8, 64), ((64, 0),), decodes(4, long))
     yield from (((64, 0), *decodes(4, 256)), decodes(1, long), ((32, 0),), decodes(16, 64))
     yield from (((128, 0),), ((64, 512),), decodes(16, long), ((32, 0), *decodes(16, 256)))
@@ -66,7 +66,7 @@ def _grid(bounds: Bounds) -> Iterable[Shape]:
         for batch in DECODE_BATCHES:
             yield decodes(batch, context)
     for batch in (4, 16, 32):  # one long context towers over the others
-        yield ((1, min(2047, bounds.max_model_len - 1)), *decodes(batch - 1, 128))
+        yield ((1, max(1, min(2047, bounds.max_model_len - 1))), *decodes(batch - 1, 128))
     for history in HISTORIES:
         for chunk in (*CHUNKS, bounds.max_step_tokens):
             yield ((chunk, history),)

@@ -42,7 +42,7 @@ def key_of(equipment: Equipment) -> Key:
     decoder = equipment.model.decoder
     return Key(
         device=device_name(decoder.device),
-        model=equipment.model.name,
+        model=equipment.model.title,
         dtype=str(decoder.dtype).removeprefix("torch."),
         version=f"{hfx.__version__}+{decoder.operators.name}",
     )

@@ -28,9 +28,13 @@ USUAL_PAGE_TOKENS = 64  # only to ask the back ends whether they can run this at
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in memory. `name` is what it's served under, `source` where it came from."""
+    """A model in memory. `name` is what it's served under, `source` where it came from.
+
+    `title` is what it is called there, whatever it is served under.
+    """
 
     name: str
+    title: str
     source: Path
     spec: DecoderSpec
     decoder: Decoder
@@ -77,6 +81,7 @@ def load(
     weights = load_weights(checkpoint, operators, dtype, torch.device(device), report)
     return LoadedModel(
         name=config.served_model_name[0] if config.served_model_name else location.name,
+        title=location.name,
         source=location.path,
         spec=spec,
         decoder=Decoder(spec, weights, operators),
