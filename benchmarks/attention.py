@@ -1,187 +1,215 @@
-"""Paged attention in C++ against torch's SDPA on gathered keys, and against the machine's roofs.
+"""Paged attention, every case beside its roof and beside other ways to compute it.
 
-Correctness comes first: every mix is compared with the float64 reference before it is timed.
-SDPA gets its keys and values already gathered and repeated per head, which paged attention does
-within its time; its time is the sum over the sequences of the mix.
-
-Dimensions: T new tokens, S sequences, N query heads, M key-value heads, H head size.
+Correctness comes first: a case is compared with the float64 reference before it is timed. Ours, the
+two probes of the roof and the others take turns, so that a change of the machine's speed meets all.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from hfx.bench.record import Record
-from hfx.kernels import AttentionSpec, KVCache, Operators, RaggedBatch, select
+from hfx.kernels import Operators, WorkList, select
 
-from . import limits
+from .attention_cases import CASES, FEATURES, GUIDE, Case, Inputs, batch_of
+from .attention_peers import call_of
+from .attention_plot import plot
+from .attention_roofs import Probes
 from .record import finish, parser, print_rows
 from .timing import medians_s
 
-PAGE_TOKENS = 64
-HEADS = {"smollm2": (9, 3, 64), "8b": (32, 8, 128)}
-TOLERANCE = 2e-2  # relative to 1 + |expected|: a few bf16 roundings
-CACHES = 8  # taken in turn, so that keys come from memory and not from a cache
+TOLERANCE = {torch.bfloat16: 2e-2, torch.int8: 8e-2}  # by stored type, relative to 1 + |expected|
+MEMORY_BYTES = 160 << 20  # of caches taken in turn: keys and values come from memory
+ASYNCHRONOUS_LAUNCHES = 20  # of a device that is waited for once in so many
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
-    """(new tokens, tokens in cache before them) of each sequence."""
-
-    name: str
-    pairs: tuple[tuple[int, int], ...]
-
-
-MIXES = (
-    Mixed("decode 1 x 512", ((1, 511),)),
-    Mixed("decode 16 x 320", ((1, 319),) * 16),
-    Mixed("decode 64 x 1024", ((1, 1023),) * 64),
-    Mixed("prompt 512", ((512, 0),)),
-    Mixed("chunk 256 behind 1792", ((256, 1792),)),
-    Mixed("8 decodes + chunk 256", ((1, 511),) * 8 + ((256, 256),)),
-)
-
-
-def batch_of(pairs: tuple[tuple[int, int], ...], rng: np.random.Generator) -> RaggedBatch:
-    """The mix on scattered pages."""
-    query_lens = np.array([new for new, _ in pairs])
-    context_lens = np.array([new + cached for new, cached in pairs])
-    pages_S = -(-context_lens // PAGE_TOKENS)
-    pages = rng.permutation(int(pages_S.sum()))
-    table = np.zeros((len(pairs), int(pages_S.max())), np.int32)
-    for row, (count, last) in enumerate(zip(pages_S, np.cumsum(pages_S), strict=True)):
-        table[row, :count] = pages[last - count : last]
-    starts = np.concatenate(([0], np.cumsum(query_lens)))
-    return RaggedBatch(starts, context_lens, table, PAGE_TOKENS)
-
-
-def fill(
-    operators: Operators, cache: KVCache, batch: RaggedBatch, k_CMH: torch.Tensor, v: torch.Tensor
-) -> None:
-    """Put every sequence's context into its pages; rows of k and v are the contexts end to end."""
-    ends = np.cumsum(batch.context_lens_S)
-    everything = RaggedBatch(
-        np.concatenate(([0], ends)), batch.context_lens_S, batch.table_SC, PAGE_TOKENS
-    )
-    operators.kv_write(cache, k_CMH, v, everything.slots_T)
-
-
-def contexts_sdpa(
-    batch: RaggedBatch, spec: AttentionSpec, q_TNH: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> Callable[[], list[torch.Tensor]]:
-    """SDPA over every sequence, with keys, values and masks laid out beforehand."""
-    calls = []
-    for s, end in enumerate(np.cumsum(batch.context_lens_S)):
-        context = int(batch.context_lens_S[s])
-        q_NTH = q_TNH[batch.query_starts[s] : batch.query_starts[s + 1]].transpose(0, 1)
-        keys, values = (
-            x[end - context : end].transpose(0, 1).repeat_interleave(spec.group, 0) for x in (k, v)
-        )
-        new, is_whole = q_NTH.shape[1], q_NTH.shape[1] == context
-        mask = None
-        if 1 < new < context:
-            mask = torch.ones(new, context, dtype=torch.bool).tril(context - new)
-        calls.append((q_NTH.contiguous()[None], keys[None], values[None], mask, is_whole))
-    return lambda: [
-        scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        for q, k, v, mask, causal in calls
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A mix with its tensors: k and v hold the contexts end to end."""
-
-    spec: AttentionSpec
-    batch: RaggedBatch
-    q_TNH: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-
-    @classmethod
-    def of(cls, mix: Mixed, heads: str) -> "Case":
-        torch.manual_seed(0)
-        query_heads, kv_heads, head_size = HEADS[heads]
-        batch = batch_of(mix.pairs, np.random.default_rng(0))
-        context = int(batch.context_lens_S.sum())
-        q_TNH = torch.randn(batch.tokens, query_heads, head_size).bfloat16()
-        k, v = (torch.randn(context, kv_heads, head_size).bfloat16() for _ in range(2))
-        spec = AttentionSpec(query_heads, kv_heads, head_size, PAGE_TOKENS, torch.bfloat16)
-        return cls(spec, batch, q_TNH, k, v)
-
-    def cache(self, operators: Operators) -> KVCache:
-        """A cache of that back end that holds the contexts."""
-        cache = operators.allocate_cache(self.spec, int(self.batch.table_SC.max()) + 1)
-        fill(operators, cache, self.batch, self.k, self.v)
-        return cache
-
-    def error(self, operators: Operators) -> float:
-        """How far a back end is from float64, relative to 1 + |expected|."""
-        results = []
-        for each in (operators, select("reference")):
-            work = each.plan(self.spec, self.batch)
-            results.append(each.attend(self.q_TNH, self.cache(each), work).double())
-        off = (results[0] - results[1]).abs() / (1 + results[1].abs())
-        return float(off.max())
-
-
-def measure(mix: Mixed, heads: str, roofs: limits.Limits, rounds: int) -> dict[str, Any]:
-    """One row: the error, both times, the share of the nearer roof."""
-    case, ours = Case.of(mix, heads), select("cpu")
-    error = case.error(ours)
-    if not error < TOLERANCE:
-        raise SystemExit(f"{mix.name}, {heads}: off by {error}, more than {TOLERANCE}: not timed")
-    caches = cycle([case.cache(ours) for _ in range(CACHES)])
-    work, out = ours.plan(case.spec, case.batch), torch.empty_like(case.q_TNH)
-    times = medians_s(
-        {
-            "paged": lambda: ours.attend(case.q_TNH, next(caches), work, out),
-            "sdpa": contexts_sdpa(case.batch, case.spec, case.q_TNH, case.k, case.v),
-        },
-        rounds=rounds,
-    )
-    least_s = least_time_s(case.batch, case.spec, roofs)
+def measure(
+    case: Case, operators: Operators, device: str, threads: int, against: Sequence[str], rounds: int
+) -> dict[str, Any]:
+    """One row."""
+    inputs = Inputs.of(case, device)
+    error = inputs.error(operators)
+    if not error < TOLERANCE[inputs.spec.stored_dtype]:
+        raise SystemExit(f"{case.name}: off by {error}: not timed")
+    caches = [inputs.cache(operators)]
+    copies = MEMORY_BYTES // (caches[0].k.nbytes + caches[0].v.nbytes)
+    caches += [inputs.cache(operators) for _ in range(copies)]
+    turn = cycle(caches)
+    work, out = operators.plan(inputs.spec, inputs.batch), torch.empty_like(inputs.q_TNH)
+    probes = Probes.of(caches, threads)
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: operators.attend(inputs.q_TNH, next(turn), work, out, inputs.sinks_N),
+        "read": probes.read,
+        "product": probes.product,
+    }
+    peers = {name: call_of(name, inputs) for name in against}
+    ways |= {name: call for name, call in peers.items() if call is not None}
+    times_s = _medians_s(ways, device, rounds)
+    flops = 4.0 * work.visible_pairs * inputs.spec.query_heads * inputs.spec.head_size
+    roof_s = probes.roof_s(flops, inputs.kv_bytes, times_s["read"], times_s["product"])
+    ours_s = times_s["ours"]
     return {
-        "heads": heads,
-        "mix": mix.name,
-        "error": error,
-        "paged_us": times["paged"] * 1e6,
-        "sdpa_us": times["sdpa"] * 1e6,
-        "speedup": times["sdpa"] / times["paged"],
-        "least_us": least_s * 1e6,
-        "of_limit": least_s / times["paged"],
+        "case": case.name,
+        "device": device,
+        "backend": operators.name,
+        "threads": threads,
+        "us": ours_s * 1e6,
+        "useful_gflops": flops / ours_s / 1e9,
+        "kv_gbps": inputs.kv_bytes / ours_s / 1e9,
+        "roof_fraction": roof_s / ours_s,
+        "speedup_vs_sdpa": times_s["sdpa"] / ours_s if "sdpa" in times_s else None,
+        "max_error": error,
+        "product_gflops": probes.flops / times_s["product"] / 1e9,
+        "read_gbps": probes.read_bytes / times_s["read"] / 1e9,
+        **_shape_of(work, threads),
+        "load": os.getloadavg()[0],
+        **{f"{name}_us": times_s[name] * 1e6 if name in times_s else None for name in against},
     }
 
 
-def least_time_s(batch: RaggedBatch, spec: AttentionSpec, roofs: limits.Limits) -> float:
-    """The larger of one read of keys and values and the visible pairs' products at GEMM speed."""
-    read = 2 * int(batch.context_lens_S.sum()) * spec.kv_heads * spec.head_size * 2
-    pairs = sum(new * cached + new * (new + 1) / 2 for new, cached in batch.pairs)
-    flops = 4 * pairs * spec.query_heads * spec.head_size
-    return max(read / roofs.read_bytes_per_s, flops / roofs.bf16_flops_per_s)
+def _medians_s(
+    ways: Mapping[str, Callable[[], object]], device: str, rounds: int
+) -> dict[str, float]:
+    """Medians of one call, the device's work included."""
+    if device == "cpu":
+        return medians_s(ways, rounds=rounds)
+    wait = getattr(torch, device).synchronize
+
+    def burst(call: Callable[[], object]) -> Callable[[], None]:
+        def launch() -> None:
+            for _ in range(ASYNCHRONOUS_LAUNCHES):
+                call()
+            wait()
+
+        return launch
+
+    bursts = medians_s({name: burst(call) for name, call in ways.items()}, rounds=rounds)
+    return {name: time_s / ASYNCHRONOUS_LAUNCHES for name, time_s in bursts.items()}
 
 
-def main() -> None:
-    options = parser(__doc__.splitlines()[0]).parse_args()
+def _shape_of(work: WorkList, programs: int) -> dict[str, float | None]:
+    """Multiplied over visible pairs, parts of split tiles, the busiest thread over the mean."""
+    if not len(work.items):
+        return {"padded": None, "splits": None, "balance": None}
+    busiest, _ = work.makespan(programs)
+    total, _ = work.makespan(1)
+    return {
+        "padded": work.computed_pairs / work.visible_pairs,
+        "splits": work.slots,
+        "balance": busiest * programs / total,
+    }
+
+
+def predict(rows: Sequence[dict[str, Any]]) -> None:
+    """Add what two speeds and a start, fitted to the other rows, say about each."""
+    features = np.array(
+        [
+            [r["us"] * r["useful_gflops"] * (r["padded"] or 1), r["us"] * r["kv_gbps"], 1e3]
+            for r in rows
+        ]
+    )
+    actual_us = np.array([r["us"] for r in rows])
+    for i, row in enumerate(rows):
+        others = np.arange(len(rows)) != i
+        relative = features[others] / actual_us[others, None]
+        weights, *_ = np.linalg.lstsq(relative, np.ones(len(relative)), rcond=None)
+        row["predicted_us"] = float(features[i] @ weights)
+
+
+def plan_us(operators: Operators, rounds: int) -> float:
+    """The time to plan a step of 1,024 sequences, a few of them chunks."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        (int(rng.integers(2, 200)) if rng.random() < 0.02 else 1, int(cached))
+        for cached in rng.integers(1, 4096, 1024)
+    ]
+    spec, batch = Inputs.of(GUIDE).spec, batch_of(pairs)
+    return medians_s({"plan": lambda: operators.plan(spec, batch)}, rounds=rounds)["plan"] * 1e6
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, float]:
+    """The figures with targets: medians over their cases."""
+    by_name = {row["case"]: row for row in rows}
+
+    def median(figure: str, cases: Sequence[Case]) -> float:
+        values = [by_name[c.name][figure] for c in cases if c.name in by_name]
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else float("nan")
+
+    decodes = [case for case in CASES if case.kind == "decode"]
+    by_group = {g: [case for case in decodes if case.group == g] for g in (4, 8)}
+    figures = {
+        "prompt_roof_fraction": median("roof_fraction", [GUIDE]),
+        "prompt_speedup_sdpa": median("speedup_vs_sdpa", [GUIDE]),
+        "decode_roof_fraction_g4": median("roof_fraction", by_group[4]),
+        "decode_roof_fraction_g8": median("roof_fraction", by_group[8]),
+    }
+    if threads == 2:
+        figures["decode_speedup_sdpa_2t"] = median("speedup_vs_sdpa", by_group[4])
+    return figures
+
+
+def print_static(device: str) -> None:
+    """What can be said without the device: the compiled kernels' table."""
+    print(f"no {device} here: static, not timed", flush=True)
+    raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.targets"]).returncode)
+
+
+def is_present(device: str) -> bool:
+    """Whether torch can compute there."""
+    return device == "cpu" or (hasattr(torch, device) and getattr(torch, device).is_available())
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--device", choices=("cpu", "cuda", "npu"), default="cpu")
+    options.add_argument("--backend", help="of ours; without it, the first that can run")
+    options.add_argument(
+        "--against",
+        default="sdpa",
+        help="others, by commas: sdpa, flex, or a back end of ours such as flash_attn, flashinfer",
+    )
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--only", default="", help="cases whose name contains this")
+    options.add_argument("--plot", type=Path, metavar="FILE", help="write a roofline, SVG or PNG")
+    return options.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_of(arguments)
+    if not is_present(options.device):
+        print_static(options.device)
+    torch.set_num_threads(options.threads)
     record = Record("attention")
-    roofs = limits.measure(3 if options.quick else 7)
-    rounds = 5 if options.quick else 30
-    for heads in HEADS:
-        for mix in MIXES:
-            record.rows.append(measure(mix, heads, roofs, rounds))
+    against = [name for name in options.against.split(",") if name]
+    rounds = 3 if options.quick else 21
+    try:
+        operators = select(options.backend, device=options.device)
+        for case in (*CASES, *FEATURES):
+            if options.only in case.name:
+                row = measure(case, operators, options.device, options.threads, against, rounds)
+                record.rows.append(row)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    if len(record.rows) > 3:
+        predict(record.rows)
     print_rows(record.rows)
-    record.summary = {
-        "read_gb_per_s": roofs.read_bytes_per_s / 1e9,
-        "bf16_gflops_per_s": roofs.bf16_flops_per_s / 1e9,
-        "least_speedup": min(row["speedup"] for row in record.rows),
-        "least_of_limit": min(row["of_limit"] for row in record.rows),
-    }
+    record.summary = summary_of(record.rows, options.threads)
+    record.summary["plan_us_1024"] = plan_us(operators, rounds)
     finish(record, options)
+    if options.plot:
+        plot(record.rows, options.plot)
 
 
 if __name__ == "__main__":

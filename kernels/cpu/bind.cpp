@@ -12,6 +12,7 @@
 #include "cache.hpp"
 #include "cpu_level.hpp"
 #include "pointwise.hpp"
+#include "probe.hpp"
 #include "queue.hpp"
 
 namespace nb = nanobind;
@@ -187,6 +188,13 @@ void rope_kv_write(Address q, int64_t q_stride, int query_heads, Address k, int6
 NB_MODULE(_cpu, m) {
   m.doc() = "Kernels of the back end \"cpu\"; `hfx.kernels` is the door to them.";
   m.def("cpu_level", [] { return int(hfx::cpu_level()); });
+  m.def(
+      "read_all",
+      [](Address from, int64_t bytes, int threads) {
+        const Unlocked unlocked(true);
+        return hfx::read_all((const void*)from, bytes, threads);
+      },
+      nb::arg("address"), nb::arg("bytes"), nb::arg("threads"));
   nb::class_<Work>(m, "Work")
       .def(nb::init<Array<int32_t, 2>, Array<int32_t, 2>, Array<int32_t, 2>, int64_t, int64_t, int,
                     int, int, int, int, float, float, bool, bool, int, int>(),
