@@ -139,13 +139,13 @@ def plan_us(operators: Operators, rounds: int) -> float:
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, float]:
-    """The figures with targets: medians over their cases."""
+    """The figures with targets: medians over their cases, of those that were timed."""
     by_name = {row["case"]: row for row in rows}
 
-    def median(figure: str, cases: Sequence[Case]) -> float:
+    def median(figure: str, cases: Sequence[Case]) -> float | None:
         values = [by_name[c.name][figure] for c in cases if c.name in by_name]
         known = [value for value in values if value is not None]
-        return statistics.median(known) if known else float("nan")
+        return statistics.median(known) if known else None
 
     decodes = [case for case in CASES if case.kind == "decode"]
     by_group = {g: [case for case in decodes if case.group == g] for g in (4, 8)}
@@ -157,7 +157,7 @@ def summary_of(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, flo
     }
     if threads == 2:
         figures["decode_speedup_sdpa_2t"] = median("speedup_vs_sdpa", by_group[4])
-    return figures
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def print_static(device: str) -> None:

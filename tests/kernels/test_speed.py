@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import cycle
 
 import pytest
-from benchmarks.attention_cases import CASES, Case, Inputs
 
+from benchmarks.attention_cases import CASES, Case, Inputs
 from hfx.kernels import select
 
 
