@@ -20,6 +20,7 @@ from hfx.cost.loaders.compose import Step
 from hfx.cost.presets.make import LLAMA_8B, a100_steps, with_engine, within_memory
 from hfx.request import Mix
 
+from .cost_live import measure_live
 from .cost_replay import measured, replay
 from .record import parser, print_rows
 
@@ -175,6 +176,9 @@ def main() -> None:
         else:
             part(data, record)
     speed(record, options.quick)
+    rows, summary = measure_live(quick=options.quick)
+    record.rows += rows
+    record.summary |= summary
     print_rows([row for row in record.rows if "mape" in row])
     print_rows([row for row in record.rows if "metric" in row])
     for name, value in record.summary.items():

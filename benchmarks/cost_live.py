@@ -87,6 +87,7 @@ def measure_live(
     with tempfile.TemporaryDirectory() as home:
         cost = CostConfig(cost_profile=profile, calibration_s=calibration_s, home=home)
         engine, model = build_engine(EngineConfig(cost=cost))
+    assert engine.cost is not None
     print(f"cost profile: {engine.cost}")
     watch = Watch()
     engine.add_observer(watch)
@@ -157,14 +158,15 @@ def coverage(steps: Sequence[Step]) -> float:
 def _row(name: str, steps: Sequence[Step]) -> dict[str, object]:
     errors = np.abs([step.error for step in steps])
     return {
-        "part": f"live, {name}",
+        "what": "live",
+        "regime": name,
         "steps": len(steps),
-        "mean_ms": 1e3 * float(np.mean([step.actual_s for step in steps])),
         "mape": float(errors.mean()),
         "p50": float(np.quantile(errors, 0.5)),
         "p90": float(np.quantile(errors, 0.9)),
-        "bias": float(np.mean([step.error for step in steps])),
         "coverage": coverage(steps),
+        "bias": float(np.mean([step.error for step in steps])),
+        "mean_ms": 1e3 * float(np.mean([step.actual_s for step in steps])),
     }
 
 
@@ -196,7 +198,10 @@ def main() -> int:
     print(f"load average {os.getloadavg()[0]:.2f}")
     record.rows, record.summary = measure_live(quick=options.quick, profile=options.cost_profile)
     frame.print_rows(record.rows)
-    frame.finish(record, options)
+    for name, value in record.summary.items():
+        print(f"{name:<24}{value:>10.4f}")
+    if options.json:
+        record.write(options.json)
     return 0
 
 
