@@ -73,5 +73,11 @@ setup(
     package_dir=FOLDERS,
     ext_modules=[Extension("hfx.kernels._cpu", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "editable_wheel": LinkedEditable},
-    package_data={"hfx": ["py.typed"], "hfx.kernels": ["*.pyi"]},
+    package_data={
+        "hfx": ["py.typed"],
+        "hfx.cost.presets": ["*.json"],
+        "hfx.kernels": ["*.pyi"],
+        "hfx.kernels.gpu": ["*.json"],
+        "hfx.kernels.npu": ["*.json"],
+    },
 )
