@@ -55,26 +55,35 @@ def parser() -> argparse.ArgumentParser:
     what = made.add_argument_group("what to measure")
     what.add_argument("--model", help="Hugging Face folder, GGUF file or Hub id; default: bundled")
     what.add_argument("--device", default="cpu", choices=("cpu",), help="what to run on")
-    what.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    what.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "bfloat16", "float32"),
+        help="type of weights and activations; auto is bfloat16",
+    )
     what.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
     what.add_argument("--kernel-backend", metavar="NAME", help="kernels; default: the fastest")
     what.add_argument("--max-model-len", type=int, metavar="N", help="longest sequence, in tokens")
     what.add_argument(
-        "--max-num-seqs", type=int, metavar="N", default=scheduler.max_num_seqs, help="%(default)s"
+        "--max-num-seqs",
+        type=int,
+        metavar="N",
+        default=scheduler.max_num_seqs,
+        help="most requests that run at the same time; default %(default)s",
     )
     what.add_argument(
         "--max-num-batched-tokens",
         type=int,
         metavar="N",
         default=scheduler.max_num_batched_tokens,
-        help="%(default)s",
+        help="most tokens in a step; default %(default)s",
     )
     what.add_argument(
         "--budget-s",
         type=float,
         metavar="S",
         default=cost.calibration_s,
-        help="seconds to measure, without loading the model and fitting; default %(default)g",
+        help="seconds for everything; measuring gets half of them at least; default %(default)g",
     )
     out = made.add_argument_group("what to do with it")
     out.add_argument("--json", type=Path, metavar="FILE", help="save the profile here too")

@@ -17,7 +17,8 @@ from hfx.engine.profiles import Calibration, calibrate, key_of, profile_path
 
 from .tables import aligned, price_list, quality_table
 
-KERNELS_SHARE = 0.1  # of the budget goes to kernels apart
+KERNELS_SHARE = 0.1  # of the time to measure goes to kernels apart
+FIT_SHARE = 0.1  # of the budget is kept for fitting and drawing
 
 
 def measure_and_save(config: EngineConfig, json: Path | None, report: Path | None) -> None:
@@ -32,9 +33,9 @@ def measure_and_save(config: EngineConfig, json: Path | None, report: Path | Non
     phases.enter("", 0.0)
     path = profile_path(config.cost.home, key_of(equipment))
     path.parent.mkdir(parents=True, exist_ok=True)  # before a minute is spent for nothing
-    print(f"{equipment.model.name} loaded in {sum(phases.seconds.values()):.1f} s")
+    print(f"{equipment.model.name} loaded in {phases.total_s:.1f} s")
     print(f"load average {os.getloadavg()[0]:.2f}: let nothing else run")
-    budget_s = config.cost.calibration_s
+    budget_s = measuring_s(config.cost.calibration_s, phases.total_s)
     kernels = kernel_times(equipment, budget_s * KERNELS_SHARE)
     calibration = _measured(equipment, budget_s * (1 - KERNELS_SHARE), phases.seconds)
     model = calibration.model
@@ -49,6 +50,14 @@ def measure_and_save(config: EngineConfig, json: Path | None, report: Path | Non
         print(f"picture: {report}")
 
 
+def measuring_s(budget_s: float, spent_s: float) -> float:
+    """What a budget for everything leaves to measuring: what is not spent, less the fit.
+
+    Half of it at least, however long loading took.
+    """
+    return max(0.5 * budget_s, budget_s - spent_s - FIT_SHARE * budget_s)
+
+
 class _Phases:
     """How long each phase of loading took."""
 
@@ -56,6 +65,10 @@ class _Phases:
         self.seconds: dict[str, float] = {}
         self._current = ""
         self._begun_s = time.perf_counter()
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
 
     def enter(self, phase: str, _fraction: float) -> None:
         now_s = time.perf_counter()

@@ -25,6 +25,8 @@ from .measure_shapes import CORE, Bounds, Shape, designed
 
 CORE_SHARE = 0.6  # of the budget that a first pass over the core shapes may take
 FIRST_PASS_SHARE = 0.45  # of the budget for one over all others, so that all can be repeated
+LEAST = 2  # shapes, one of each regime, that are measured whatever the budget
+WARM_UP_SHARE = 0.2
 WARM_UPS = 2  # runs of the first shapes that do not count: buffers and threads come to life
 MOST_REPEATS = 8
 Progress = Callable[[float, str], None]
@@ -49,6 +51,11 @@ class Measured:
     @property
     def median_s(self) -> float:
         return float(np.median(self.times_s))
+
+    @property
+    def faster_s(self) -> list[float]:
+        """The faster half of the repeats: a disturbance only ever makes a step longer."""
+        return sorted(self.times_s)[: (len(self.times_s) + 1) // 2]
 
 
 def measure(
@@ -117,13 +124,14 @@ def _first_pass(
     bench: _Bench, todo: Sequence[Shape], guess: StepCost, watch: _Watch
 ) -> list[Measured]:
     for shape in todo[:WARM_UPS]:
-        bench.run(shape)
+        if watch.fits(0.0, WARM_UP_SHARE):
+            bench.run(shape)
     measured: list[Measured] = []
     slower = 1.0  # than the guess
     for index, shape in enumerate(todo):
         mix = Mix.of(shape)
         share = CORE_SHARE if index < CORE else FIRST_PASS_SHARE
-        if measured and not watch.fits(guess.step_s(mix).mean_s * slower, share):
+        if index >= LEAST and not watch.fits(guess.step_s(mix).mean_s * slower, share):
             continue
         measured.append(Measured(shape, mix, [bench.run(shape)]))
         ratios = [each.times_s[0] / guess.step_s(each.mix).mean_s for each in measured]

@@ -19,7 +19,6 @@ from .profiles import calibrate, key_of, measured_at, profile_path
 logger = logging.getLogger(__name__)
 
 QUICK_S = 0.6  # what a start may spend on a look at its own speed
-QUICK_KV_TOKENS = 1 << 13
 Progress = Callable[[str, float], None]
 
 
@@ -81,7 +80,7 @@ def _saved(config: CostConfig, equipment: Equipment) -> LiveCost | None:
 
 def _quick(equipment: Equipment, progress: Progress | None) -> LiveCost:
     _tell(progress, "measuring steps", 0.0)
-    model = calibrate(equipment, QUICK_S, most_kv_tokens=QUICK_KV_TOKENS).model
+    model = calibrate(equipment, QUICK_S).model
     text = (
         f"a quick look of {QUICK_S} s, corrected while serving (python -m hfx.calibrate makes a "
         f"better one): {quality(model)}"

@@ -16,6 +16,7 @@ import torch
 
 import hfx
 from hfx.cost import Key, Regime, Sizes, Startup, StepCost, device, fit, roofline
+from hfx.cost.fitting import scaled
 from hfx.models import DecoderSpec
 from hfx.request import Mix, Sampling
 
@@ -27,6 +28,8 @@ CPUINFO = Path("/proc/cpuinfo")
 QUANTILE = 0.95
 PRIOR_DEVICE = "cpu-2-cores"  # whose data sheet is scaled where little was measured
 MOST_KV_TOKENS = 1 << 16  # longer contexts in sum say nothing new about the price of a token
+FILL_SHARE = 0.1  # of the budget may go to memory that is touched for the first time
+FILL_BYTES_PER_S = 1e9  # about how fast a system hands memory out
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,6 @@ def calibrate(
     *,
     progress: Progress | None = None,
     phases_s: dict[str, float] | None = None,
-    most_kv_tokens: int = MOST_KV_TOKENS,
 ) -> Calibration:
     """Measure this engine's steps for so long and fit a model; `phases_s` are its start's.
 
@@ -94,7 +96,7 @@ def calibrate(
     measured = measure(
         equipment.executor,
         equipment.pool,
-        bounds_of(equipment, most_kv_tokens),
+        bounds_of(equipment, budget_s),
         guess=first,
         vocabulary=equipment.model.spec.vocabulary,
         samplings=(Sampling(temperature=0.0), usual_sampling(equipment)),
@@ -102,10 +104,11 @@ def calibrate(
         progress=progress,
     )
     samples = [(each.mix, seconds) for each in measured for seconds in each.times_s]
+    faster = [(each.mix, seconds) for each in measured for seconds in each.faster_s]
     weights = first.startup.weight_bytes if first.startup else 0
     when = datetime.now(UTC).isoformat(timespec="seconds")
     model = fit(
-        samples,
+        faster,
         key=key_of(equipment),
         prior=first,
         quantile=QUANTILE,
@@ -113,36 +116,41 @@ def calibrate(
         startup=Startup(phases_s or {}, weights),
         source=f"measured {when}: {len(samples)} steps of {len(measured)} shapes",
     )
-    return Calibration(covering(model, samples), tuple(measured))
+    return Calibration(levelled(model, samples), tuple(measured))
 
 
-def covering(model: StepCost, samples: Sequence[tuple[Mix, float]]) -> StepCost:
-    """The model with bounds that cover single steps too; a fit's cover the medians of repeats."""
+def levelled(model: StepCost, samples: Sequence[tuple[Mix, float]]) -> StepCost:
+    """The model at the level of all samples, its bounds wide enough for single steps.
+
+    The form comes from the faster repeats, which disturbances spare; but steps will be disturbed.
+    """
     decode = [(mix, seconds) for mix, seconds in samples if not mix.prefill_tokens]
     mixed = [(mix, seconds) for mix, seconds in samples if mix.prefill_tokens]
     return replace(
         model,
-        decode=_wide(model, model.decode, decode),
-        mixed=_wide(model, model.mixed, mixed),
+        decode=_levelled(model, model.decode, decode),
+        mixed=_levelled(model, model.mixed, mixed),
     )
 
 
-def _wide(model: StepCost, regime: Regime, samples: Sequence[tuple[Mix, float]]) -> Regime:
+def _levelled(model: StepCost, regime: Regime, samples: Sequence[tuple[Mix, float]]) -> Regime:
     if not samples:
         return regime
-    ratios = [seconds / model.step_s(mix).mean_s for mix, seconds in samples]
-    bound = float(np.quantile(ratios, QUANTILE))
-    return replace(regime, upper_factor=max(regime.upper_factor, bound))
+    ratios = np.array([seconds / model.step_s(mix).mean_s for mix, seconds in samples])
+    level, high = np.quantile(ratios, (0.5, QUANTILE)).tolist()
+    return scaled(regime, level, max(regime.upper_factor, high / level))
 
 
-def bounds_of(equipment: Equipment, most_kv_tokens: int = MOST_KV_TOKENS) -> Bounds:
-    """What this engine's steps can be at most, as far as they are measured."""
-    pool, limits = equipment.pool, equipment.limits
+def bounds_of(equipment: Equipment, budget_s: float) -> Bounds:
+    """What this engine's steps can be at most, as far as such a budget measures them."""
+    pool, limits, decoder = equipment.pool, equipment.limits, equipment.model.decoder
+    fill_bytes = FILL_SHARE * budget_s * FILL_BYTES_PER_S
+    affordable = max(int(fill_bytes / decoder.kv_bytes_per_token), 4 * pool.block_tokens)
     return Bounds(
         max_seqs=limits.max_num_seqs,
         max_step_tokens=limits.max_num_batched_tokens,
         max_model_len=equipment.max_model_len,
-        kv_tokens=min(pool.total * pool.block_tokens, most_kv_tokens),
+        kv_tokens=min(pool.total * pool.block_tokens, affordable, MOST_KV_TOKENS),
         block_tokens=pool.block_tokens,
     )
 

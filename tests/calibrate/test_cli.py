@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfx.calibrate.cli import main
+from hfx.calibrate.session import measuring_s
 from hfx.calibrate.tables import price_list
 from hfx.cost import load, preset
 
@@ -145,6 +146,13 @@ def test_a_damaged_profile_is_refused_with_the_field(
 
     errors = capsys.readouterr().err
     assert "damaged.json" in errors and message in errors
+
+
+@pytest.mark.parametrize(("spent_s", "left_s"), [(0.0, 54.0), (4.0, 50.0), (100.0, 30.0)])
+def test_the_budget_is_for_everything_and_half_of_it_for_measuring(
+    spent_s: float, left_s: float
+) -> None:
+    assert measuring_s(60.0, spent_s) == left_s
 
 
 def test_help_says_what_it_does_without_loading_torch() -> None:

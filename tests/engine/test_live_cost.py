@@ -15,7 +15,7 @@ from hfx.engine.equip import Equipment, equip
 from hfx.engine.live_cost import LiveCost, Origin
 from hfx.engine.measure_kernels import kernel_times
 from hfx.engine.prices import age, live_cost
-from hfx.engine.profiles import calibrate, key_of, prior, profile_path
+from hfx.engine.profiles import calibrate, key_of, levelled, prior, profile_path
 from hfx.request import Mix, Request
 
 MakeEngine = Callable[..., Engine]
@@ -143,6 +143,19 @@ def test_more_tokens_cost_more_by_measured_prices(calibrated: StepCost) -> None:
     small, large = Mix.one(16, 0), Mix.one(64, 0)
 
     assert calibrated.step_s(large).mean_s > calibrated.step_s(small).mean_s > 0
+
+
+def test_a_disturbed_repeat_changes_level_and_bound_but_not_the_form(model: StepCost) -> None:
+    mixes = [Mix.of([(1, 50)] * n) for n in range(1, 9)]
+    samples = [(mix, model.step_s(mix).mean_s * slow) for mix in mixes for slow in (1, 1.2, 3)]
+
+    levelled_model = levelled(model, samples)
+
+    for mix in mixes:
+        raw_s, estimate = model.step_s(mix).mean_s, levelled_model.step_s(mix)
+        assert estimate.mean_s == pytest.approx(1.2 * raw_s)
+        assert estimate.upper_s == pytest.approx(3 * raw_s)
+    assert levelled_model.mixed == model.mixed
 
 
 def test_auto_takes_the_saved_profile_of_this_engine(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hfx.cache import BlockPool
 from hfx.cost import DEVICES, Key, Sizes, StepCost, fit, roofline
 from hfx.engine import Sampled, StepBatch, StepOutput
-from hfx.engine.measure import described, measure
+from hfx.engine.measure import Measured, described, measure
 from hfx.engine.measure_shapes import CORE, Bounds, designed
 from hfx.request import Mix, Sampling
 
@@ -108,6 +108,13 @@ def test_a_measurement_knows_its_mix_and_every_repeat(guess: StepCost) -> None:
     for each in measured:
         assert each.mix == Mix.of(each.shape)
         assert len(each.times_s) > 1 and min(each.times_s) <= each.median_s <= max(each.times_s)
+
+
+def test_the_faster_half_of_the_repeats_counts_the_middle_one() -> None:
+    shape = ((16, 0),)
+
+    assert Measured(shape, Mix.of(shape), [5.0, 1.0, 3.0]).faster_s == [1.0, 3.0]
+    assert Measured(shape, Mix.of(shape), [2.0]).faster_s == [2.0]
 
 
 def test_progress_is_told_and_never_falls(guess: StepCost) -> None:
