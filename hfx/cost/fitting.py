@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hfx.request import Mix
 
 from .link import Link, Startup
-from .nnls import Floats, greatest
+from .nnls import Floats, Greatest, greatest
 from .regime import Piece, Regime
 from .shape import Columns, Shape, ladder
 from .step import Fit, Key, Limits, StepCost
@@ -174,32 +175,54 @@ def _lack(name: str, steps: _Steps) -> str:
 
 
 def _fitted(steps: _Steps, prompts: bool, quantile: float) -> tuple[Regime, Fit]:
-    random = np.random.default_rng(0)
-    order = random.permutation(len(steps.mixes))
-    folds = np.empty(len(order), dtype=int)
-    folds[order] = np.arange(len(order)) % FOLDS
+    """The regime, and its errors on steps left out, which also set its bound."""
+    shape = _simplest(steps, prompts)
+    folds = _folds(steps, by_length=prompts)
+    left_out = _left_out(steps, folds, shape)
+    ratios = steps.seconds / left_out
+    bounds = [
+        max(1.0, float(np.quantile(ratios[folds != fold], quantile))) for fold in range(FOLDS)
+    ]
+    covered = float((ratios <= np.array(bounds)[folds]).mean())
+    columns = Columns.of(steps.mixes)
+    found = _greatest(shape, columns, steps.seconds, np.ones(len(folds), dtype=bool))
+    bound = max(1.0, float(np.quantile(ratios, quantile)))
+    regime = shape.regime(found, float(columns.rows.max()), bound)
+    return regime, _quality(left_out, steps.seconds, covered)
+
+
+def _simplest(steps: _Steps, prompts: bool) -> Shape:
+    """The simplest form that predicts left-out steps about as well as the best one does."""
+    order = np.random.default_rng(0).permutation(len(steps.mixes))
     sample = np.zeros(len(order), dtype=bool)
     sample[order[:ENOUGH]] = True
-    small, small_folds = steps.part(sample), folds[sample]
+    small = steps.part(sample)
+    folds = _folds(small, by_length=False)
     shapes = _shapes(Columns.of(steps.mixes).rows, len(steps.mixes), prompts)
     errors = []
     for shape in shapes:
-        left_out = _left_out(small, small_folds, shape)
+        left_out = _left_out(small, folds, shape)
         errors.append(float(np.minimum(np.abs(left_out / small.seconds - 1), 1).mean()))
-    shape = next(s for s, e in zip(shapes, errors, strict=True) if e <= SIMPLER * min(errors))
+    return next(s for s, e in zip(shapes, errors, strict=True) if e <= SIMPLER * min(errors))
 
-    left_out = _left_out(steps, folds, shape)
-    bounds = [
-        max(1.0, float(np.quantile((steps.seconds / left_out)[folds != fold], quantile)))
-        for fold in range(FOLDS)
-    ]
-    covered = float((steps.seconds <= left_out * np.array(bounds)[folds]).mean())
-    bound = max(1.0, float(np.quantile(steps.seconds / left_out, quantile)))
-    columns = Columns.of(steps.mixes)
-    shared, own = shape.shared(columns), shape.own(columns)
-    found = greatest(shared, own, steps.seconds, pieces=shape.pieces)
-    regime = shape.regime(found, float(columns.rows.max()), bound)
-    return regime, _quality(left_out, steps.seconds, covered)
+
+def _folds(steps: _Steps, *, by_length: bool) -> Floats:
+    """Which part of the steps each belongs to; every part is predicted by a fit of the others.
+
+    By length, a prompt length lies in one part only where there are enough of them: chunks that
+    serve will have lengths that nobody measured, and the bound has to cover them. The shortest
+    and the longest are spread over all parts, as beyond the measured lengths nothing is promised.
+    """
+    every = np.arange(len(steps.mixes))
+    lengths, groups = np.unique(Columns.of(steps.mixes).tokens, return_inverse=True)
+    if by_length and len(lengths) >= 4 * FOLDS:
+        inner = (groups > 0) & (groups < len(lengths) - 1)
+        groups = np.where(inner, groups, len(lengths) + every)
+    else:
+        groups = every
+    shuffled = np.random.default_rng(0).permutation(groups.max() + 1)
+    folds: Floats = shuffled[groups] % FOLDS
+    return folds
 
 
 def _shapes(rows: Floats, steps: int, prompts: bool) -> list[Shape]:
@@ -215,15 +238,21 @@ def _shapes(rows: Floats, steps: int, prompts: bool) -> list[Shape]:
 
 
 def _left_out(steps: _Steps, folds: Floats, shape: Shape) -> Floats:
-    """Every step's time as predicted by a fit that has not seen its mix."""
+    """Every step's time as predicted by a fit that has not seen its part."""
     columns = Columns.of(steps.mixes)
     shared, own = shape.shared(columns), shape.own(columns)
     predicted = np.empty(len(steps.mixes))
     for fold in range(FOLDS):
         seen = folds != fold
-        found = greatest(shared[seen], own[seen], steps.seconds[seen], pieces=shape.pieces)
+        found = _greatest(shape, columns, steps.seconds, seen)
         predicted[~seen] = found.at(shared[~seen], own[~seen])
     return np.maximum(predicted, 1e-9)
+
+
+def _greatest(shape: Shape, columns: Columns, seconds: Floats, seen: NDArray[np.bool_]) -> Greatest:
+    shared, own = shape.shared(columns)[seen], shape.own(columns)[seen]
+    ties = shape.ties(seconds)
+    return greatest(shared, own, seconds[seen], pieces=shape.pieces, ties=ties)
 
 
 def _quality(predicted: Floats, actual: Floats, coverage: float) -> Fit:

@@ -62,25 +62,34 @@ class Greatest:
 
 
 def greatest(
-    shared: Floats, own: Floats, target: Floats, *, pieces: int, seed: int = 0
+    shared: Floats,
+    own: Floats,
+    target: Floats,
+    *,
+    pieces: int,
+    ties: Floats | None = None,
+    seed: int = 0,
 ) -> Greatest:
     """Fit a sum and the greatest of several linear pieces to positive targets, by relative error.
 
     Alternates: rows go to the piece that is greatest there, then all coefficients are fitted at
     once. Starts from several random partitions and keeps the best; the same seed gives the same
     answer. The error that counts is the absolute one, so outliers pull little (iterated weights).
+    Each row of `ties` is a sum of shared coefficients that had better be 0; it weighs as much as
+    an error of the same size in every row.
     """
     shared_scale, own_scale = _scale(shared), _scale(own)
     shared, own = shared / shared_scale, own / own_scale
     if pieces > 1:  # a piece may start below 0: it then binds only where it has grown
         own = np.column_stack([own, -np.ones(len(own))])
         own_scale = np.append(own_scale, 1.0)
+    ties = np.zeros((0, shared.shape[1])) if ties is None else ties / shared_scale
     random = np.random.default_rng(seed)
     sample = random.permutation(len(target))[:ENOUGH]
-    best = _best_start(shared[sample], own[sample], target[sample], pieces, random)
+    best = _best_start(shared[sample], own[sample], target[sample], ties, pieces, random)
     if len(sample) < len(target) and len(best.pieces):
         owner = (own @ best.pieces.T).argmax(1)
-        best, _ = _alternate(shared, own, target, owner, len(best.pieces))
+        best, _ = _alternate(shared, own, target, ties, owner, len(best.pieces))
     coefficients = best.pieces / own_scale
     if pieces > 1:  # fold the negative start into the first column, which is the constant
         coefficients[:, 0] -= coefficients[:, -1]
@@ -89,7 +98,12 @@ def greatest(
 
 
 def _best_start(
-    shared: Floats, own: Floats, target: Floats, pieces: int, random: np.random.Generator
+    shared: Floats,
+    own: Floats,
+    target: Floats,
+    ties: Floats,
+    pieces: int,
+    random: np.random.Generator,
 ) -> Greatest:
     """The best of fits that start from rows parted by where they lie among the sums."""
     places = np.sqrt(np.abs(own))
@@ -97,20 +111,30 @@ def _best_start(
     for _ in range(1 if pieces == 1 else STARTS):
         centres = places[random.choice(len(places), pieces, replace=False)]
         owner = ((places[:, None] - centres) ** 2).sum(2).argmin(1)
-        tries.append(_alternate(shared, own, target, owner, pieces))
+        tries.append(_alternate(shared, own, target, ties, owner, pieces))
     return min(tries, key=lambda found: found[1])[0]
 
 
 def _alternate(
-    shared: Floats, own: Floats, target: Floats, owner: NDArray[np.intp], pieces: int
+    shared: Floats,
+    own: Floats,
+    target: Floats,
+    ties: Floats,
+    owner: NDArray[np.intp],
+    pieces: int,
 ) -> tuple[Greatest, float]:
     width, weights = shared.shape[1], np.ones(len(target))
+    tied = np.zeros((len(ties), width + pieces * own.shape[1]))
+    tied[:, :width] = ties * np.sqrt(len(target))
     best, best_error = Greatest(np.zeros(width), np.zeros((0, own.shape[1]))), np.inf
     for _ in range(12):
         spread = np.zeros((len(target), pieces, own.shape[1]))
         spread[np.arange(len(target)), owner] = own
         columns = np.column_stack([shared, spread.reshape(len(target), -1)]) / target[:, None]
-        solution = nnls(columns * weights[:, None], weights)
+        solution = nnls(
+            np.vstack([columns * weights[:, None], tied]),
+            np.concatenate([weights, np.zeros(len(tied))]),
+        )
         crowded = np.bincount(owner, minlength=pieces) >= min(10, len(target) // pieces)
         coefficients = solution[width:].reshape(pieces, -1)
         fit = Greatest(solution[:width], coefficients[crowded])

@@ -15,6 +15,9 @@ from .regime import Piece, Regime
 
 CLOSEST = 64  # rows between knots at least: closer ones follow one table's waves, not the device
 
+STIFFNESS = 0.15  # of ties beside measured errors: noise alone does not bend the curve
+_OPPOSED = np.array([1.0, -1.0])
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -65,6 +68,16 @@ class Shape:
         rises = [np.clip(columns.rows - low, 0, high - low) for low, high in pairwise(edges)]
         sequences = columns.decodes + columns.chunks
         return np.column_stack([np.ones_like(columns.rows), *rises, sequences])
+
+    def ties(self, seconds: Floats) -> Floats:
+        """Neighbouring slopes of the curve had better be equal, as far as the steps don't mind.
+
+        That draws a straight line where a ladder's interval holds no measured step.
+        """
+        found = np.zeros((len(self.knots) - 1, len(self.knots) + 2))
+        for i, length in enumerate(np.diff(self.knots)):
+            found[i, i + 1 : i + 3] = STIFFNESS * length / float(np.median(seconds)) * _OPPOSED
+        return found
 
     def own(self, columns: Columns) -> Floats:
         """The columns of a piece, in the order of `Piece`'s fields; unused ones are 0."""

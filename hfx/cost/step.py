@@ -65,7 +65,7 @@ class Fit:
     """How well a regime's steps were predicted: error as a fraction of the time, and coverage.
 
     `coverage` is the share of steps within `upper_s`. The steps were not used for the fit they
-    are judged by (cross-validation).
+    are judged by (cross-validation), nor, where many prompt lengths were measured, their lengths.
     """
 
     steps: int

@@ -94,6 +94,33 @@ def test_slow_first_samples_and_interruptions_do_no_harm() -> None:
         assert report["mixed"].mape < 0.015
 
 
+def test_the_report_judges_prompt_lengths_that_the_fit_has_not_seen() -> None:
+    """Every length has a wave of its own: steps of seen lengths alone would hide that."""
+    rng = random.Random(1)
+    waves = {length: 1 + 0.2 * (i % 2) for i, length in enumerate(range(64, 1024, 64))}
+    chunks = [
+        Mix.of([(length, 0), *[(1, rng.randint(20, 900))] * rng.randint(0, 8)])
+        for length in waves
+        for _ in range(20)
+    ]
+    steps = [(mix, TRUTH.step_s(mix).mean_s * waves[mix.prefill_tokens]) for mix in chunks]
+    decodes = [step for step in measured(200) if not step[0].chunks]
+
+    report = fit([*decodes, *steps], key=KEY).report
+
+    assert report["mixed"].mape > 0.07
+    assert report["decode"].mape < 0.01
+
+
+def test_a_gap_between_measured_lengths_is_bridged_by_a_straight_line() -> None:
+    steps = [s for s in measured(900) if not 250 < s[0].prefill_tokens < 1100]
+    model = fit(steps, key=KEY)
+
+    for length in (350, 600, 900):
+        mix = Mix.of([(length, 0), (1, 500)])
+        assert model.step_s(mix).mean_s == pytest.approx(TRUTH.step_s(mix).mean_s, rel=0.04)
+
+
 def test_limits_are_the_largest_sums_that_were_measured() -> None:
     steps = measured(400)
     model = fit(steps, key=KEY)

@@ -20,7 +20,7 @@ def test_a_preset_loads_and_names_its_source_and_error(name: str) -> None:
         assert model.step_s(Mix.one(1, 5)).extrapolated
     else:
         assert 0 < model.report["decode"].mape < 0.05
-        assert 0 < model.report["mixed"].mape < 0.15
+        assert 0 < model.report["mixed"].mape < 0.2
     assert model.kv_bytes_per_token > 0
     assert model.startup is not None
 
@@ -61,7 +61,7 @@ def test_the_shipped_preset_prices_its_own_tables(profiles: Path) -> None:
     report = judge(preset("rtxpro6000-llama3.1-8b"), [(mix, t * ENGINE_SHARE) for mix, t in steps])
 
     assert report["mixed"].mape <= 0.05
-    assert report["mixed"].coverage == pytest.approx(0.95, abs=0.03)
+    assert report["mixed"].coverage > 0.93
 
 
 def test_products_with_unseen_weights_are_predicted(profiles: Path) -> None:
