@@ -124,4 +124,6 @@ class Prompts:
 def _characters(message: ChatMessage) -> int:
     """About how much text a message holds; a part counts as much as a page."""
     content = message.content
-    return len(content) if isinstance(content, str) else 1000 * len(content or ())
+    if isinstance(content, list):
+        return 1000 * len(content)
+    return len(content) if isinstance(content, str) else 0
