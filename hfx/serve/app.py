@@ -98,7 +98,8 @@ async def _defect(request: Request, error: Exception) -> Response:
     """Our own mistake; the traceback goes to the log, not to the client."""
     log.error("request %s failed", request.scope.get("request_id"), exc_info=error)
     message = f"internal error; the server's log has it under {request.scope.get('request_id')}"
-    return await refuse(request, ApiError(500, message, code="internal_error"))
+    headers = {"connection": "close"}  # the error goes on to uvicorn, which hangs up
+    return await refuse(request, ApiError(500, message, code="internal_error", headers=headers))
 
 
 def _schema(api: FastAPI) -> dict[str, Any]:
@@ -116,5 +117,15 @@ def _schema(api: FastAPI) -> dict[str, Any]:
             [(body, "validation") for body in _BODIES], ref_template=template
         )
         schema["components"]["schemas"] |= bodies["$defs"]
+        _drop_validation_errors(schema)
         api.openapi_schema = schema
     return api.openapi_schema
+
+
+def _drop_validation_errors(schema: dict[str, Any]) -> None:
+    """FastAPI describes a 422 of its own form, which is never sent here."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

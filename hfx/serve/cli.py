@@ -25,6 +25,8 @@ The file is YAML; its keys are the flags without the dashes in front:
   model: ./Qwen3-0.6B
   max-num-seqs: 32
   enable-prefix-caching: false
+
+HFX_CPU_ISA=avx2 (or avx512, avx512bf16) holds the CPU kernels to an older instruction set.
 """
 
 

@@ -11,6 +11,7 @@ from hfx.config import ServeConfig
 from .options import BY_NAME, OPTIONS, Option
 
 CONFIG_ENV = "HFX_CONFIG"
+KERNEL_ENV = "HFX_CPU_ISA"  # the kernels' own: read once, where they load
 
 
 class SettingError(ValueError):
@@ -51,7 +52,7 @@ def resolve(
         config = _built(ServeConfig(), values)
     except ValueError as error:
         raise SettingError(str(error)) from None
-    known = {option.env for option in OPTIONS} | {CONFIG_ENV}
+    known = {option.env for option in OPTIONS} | {CONFIG_ENV, KERNEL_ENV}
     unknown = tuple(sorted(name for name in env if name.startswith("HFX_") and name not in known))
     return Settings(config, settings, unknown)
 

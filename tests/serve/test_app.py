@@ -378,6 +378,7 @@ def test_an_unexpected_error_is_a_500_without_a_traceback(
             await call.task
         assert call.status == 500
         assert b"private detail" not in call.body
+        assert call.headers["connection"] == "close"
         assert call.headers["x-request-id"] in orjson.loads(call.body)["error"]["message"]
 
     play(scene)

@@ -179,7 +179,8 @@ def test_a_bad_key_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_marks_what_differs_and_hides_keys() -> None:
-    settings = read(["--port", "8001", "--api-key", "secret"], {"HFX_PROT": "1"})
+    environment = {"HFX_PROT": "1", "HFX_CPU_ISA": "avx2"}
+    settings = read(["--port", "8001", "--api-key", "secret"], environment)
 
     text = configuration(settings)
 
@@ -187,6 +188,7 @@ def test_the_resolved_configuration_marks_what_differs_and_hides_keys() -> None:
     assert marked == ["port", "api-key"]
     assert "secret" not in text
     assert "HFX_PROT is no option" in text
+    assert "HFX_CPU_ISA" not in text
 
 
 def test_help_names_every_flag_and_its_environment_variable_without_loading_torch() -> None:
