@@ -147,6 +147,7 @@ class _Reply:
         self._is_over = False  # [DONE], or an error: nothing after it counts
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Take in events as they arrive until the stream is over; what fails is in `error`."""
         parser = EventParser()
         async for chunk in response.content.iter_any():
             now_s = time.perf_counter()
@@ -220,6 +221,7 @@ class _Reply:
         return not opens and not choice.get("finish_reason")
 
     def outcome(self, scheduled_s: float | None) -> Outcome:
+        """What came of the request, once it was read; `scheduled_s` is None in a closed loop."""
         error = self.error
         if not error and self.first_s is None:
             error = "the stream ended without a token"

@@ -21,12 +21,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"hfx.bench: error: {message}\n")  # one line: no usage in front of it
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], {})
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """Every option with its default."""
     parser = _Parser(
         "python -m hfx.bench",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     _server_options(parser.add_argument_group("server"))
     _workload_options(parser.add_argument_group("workload"))

@@ -43,6 +43,17 @@ def test_a_bad_option_is_one_line_and_status_2(capsys, argv, said):
     assert said in one_line(capsys)
 
 
+def test_help_shows_the_defaults_that_say_something(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert "requests per second, or inf (default: inf)" in text
+    assert "lengths vary by up to this share (default: 0.0)" in text
+    for nothing in ("None", "False", "[]", "{}", ""):
+        assert f"(default: {nothing})" not in text
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
