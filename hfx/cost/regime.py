@@ -145,9 +145,10 @@ class Form:
     def chunk_within(self, slack_s: float, factor: float, mix: Mix, history_tokens: int) -> int:
         """The largest n whose chunk behind `history_tokens` keeps factor * mixed_s <= slack_s.
 
-        Solves the piece that is greatest without the chunk, then the one that binds at that
-        answer, until none does. Whether n fits is asked of the same operations in the same order
-        as in `mixed_s`, so that rounding can't part the two.
+        Solves the piece that is greatest for a quarter of the chunk that the curve alone allows,
+        a usual answer, then the one that binds at what comes out, until none does. Whether n fits
+        is asked of the same operations in the same order as in `mixed_s`, so that rounding can't
+        part the two.
         """
         decodes, context = mix.decodes, mix.decode_context_tokens
         rows, pairs = decodes + mix.prefill_tokens, mix.attention_pairs
@@ -155,30 +156,35 @@ class Form:
         product = decodes * context
         root = sqrt(mix.decode_context_squares)
         history = mix.prefill_context_tokens + history_tokens
-        bounds = [
-            (fixed + k * context + k_b * product + k_r * root + h * history, a)
-            for fixed, k, k_b, k_r, h, a in self._pieces
-        ]
+        room_s = slack_s / factor - fixed_s
+        n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
+        quarter = n * 0.25
+        more = pairs + quarter * (history_tokens + quarter * 0.5)
+        bounds, most = [], 0.0
+        bound: tuple[float, float] | None = _NO_PIECE
+        for fixed, k, k_b, k_r, h, a in self._pieces:
+            constant = fixed + k * context + k_b * product + k_r * root + h * history
+            piece = (constant, a)
+            bounds.append(piece)
+            if constant + a * more > most:
+                most, bound = constant + a * more, piece
         knots, curve, slopes = self._knots, self._curve, self._slopes
 
         def binding(n: int) -> tuple[float, float] | None:
             """The piece that keeps n tokens from fitting; None where they fit."""
-            attention, bound = 0.0, _NO_PIECE
+            attention, greatest = 0.0, _NO_PIECE
             more = pairs + n * (history_tokens + n / 2)
             for piece in bounds:
                 constant, a = piece
                 value = constant + a * more
                 if value > attention:
                     attention = value
-                    bound = piece
+                    greatest = piece
             count = rows + n
             i = bisect_right(knots, count) - 1
             total = fixed_s + (curve[i] + slopes[i] * (count - knots[i])) + attention
-            return None if total * factor <= slack_s else bound
+            return None if total * factor <= slack_s else greatest
 
-        room_s = slack_s / factor - fixed_s
-        n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
-        bound: tuple[float, float] | None = max(bounds, default=_NO_PIECE)
         stride, is_largest = 0, False
         while n > 0 and bound:
             constant, a = bound
