@@ -49,6 +49,7 @@ class Operators(ABC):
     """The operators of one back end; get one from `hfx.kernels.select`."""
 
     name: str
+    threads: int | None = None  # that a large call uses; None: as many as torch does
 
     def objection(self, spec: AttentionSpec) -> str | None:
         """Why attention of this shape can't run here, or None if it can."""

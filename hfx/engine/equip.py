@@ -46,6 +46,10 @@ def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = 
     torch.set_num_threads(config.threads or usable_cores())
     model = load(config.model, kernel_backend=config.kernel_backend, progress=progress)
     decoder = model.decoder
+    if decoder.operators.name == "cpu":
+        # They have threads of their own. What little is left to torch is not worth a region of
+        # OpenMP's, which ends only when every thread has had a core.
+        torch.set_num_threads(1)
     size = pool_size(config.cache, decoder.kv_bytes_per_token, available_bytes())
     max_model_len = model_len(config.model.max_model_len, model.spec.max_positions, size)
     logger.info("key-value cache: %s; max_model_len %d", size, max_model_len)

@@ -44,19 +44,19 @@ def key_of(equipment: Equipment) -> Key:
     """What a profile must have been measured for to be true of this engine."""
     decoder = equipment.model.decoder
     return Key(
-        device=device_name(decoder.device),
+        device=device_name(decoder.device, decoder.operators.threads),
         model=equipment.model.title,
         dtype=str(decoder.dtype).removeprefix("torch."),
         version=f"{hfx.__version__}+{decoder.operators.name}",
     )
 
 
-def device_name(at: torch.device) -> str:
+def device_name(at: torch.device, threads: int | None) -> str:
     """The processor's name, and how many threads share the work where it is a CPU."""
     if at.type != "cpu":
         return _slug(torch.cuda.get_device_name(at) if at.type == "cuda" else at.type)
     named = re.search(r"^model name\s*:\s*(.+)$", _read(CPUINFO), re.MULTILINE)
-    threads = torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
     return f"{_slug(named[1]) if named else 'cpu'}-{threads}-thread{'s' if threads > 1 else ''}"
 
 

@@ -45,7 +45,7 @@ class CpuOperators(Operators):
 
     def __init__(self, isa: str | None = FORCED_ISA, threads: int | None = None) -> None:
         self.level = level_of(isa)
-        self.threads = threads or torch.get_num_threads()
+        self.threads: int = threads or torch.get_num_threads()
 
     @property
     def isa(self) -> str:
