@@ -19,6 +19,8 @@ PAGE_TOKENS = (16, 32, 64, 128, 256)
 QUANTISED = (torch.int8, torch.float8_e4m3fn)  # types that a cache stores with scales beside them
 SCALE_BYTES = 4  # a scale is a float32
 
+INT32_MAX = np.iinfo(np.int32).max
+
 CacheScaling = Literal["token", "tensor"]
 
 Int32Array = npt.NDArray[np.int32]
@@ -65,8 +67,8 @@ class AttentionSpec:
             )
         if self.page_tokens not in PAGE_TOKENS:
             raise ValueError(f"page_tokens is {self.page_tokens}: it must be one of {PAGE_TOKENS}")
-        if self.window < 0:
-            raise ValueError(f"window is {self.window}: it must be 0 (none) or more")
+        if not 0 <= self.window <= INT32_MAX:
+            raise ValueError(f"window is {self.window}: it must be 0 (none) to {INT32_MAX}")
         if not self.dtype.is_floating_point:
             raise ValueError(f"dtype is {self.dtype}: it must be a floating-point type")
         if not 0.0 <= self.softcap < math.inf:
@@ -123,8 +125,7 @@ class RaggedBatch:
 
     def __post_init__(self) -> None:
         for name in ("query_starts", "context_lens_S", "table_SC"):
-            value = np.ascontiguousarray(getattr(self, name), dtype=np.int32)
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, _int32(name, getattr(self, name)))
         self._check()
         query_lens_S = self.query_lens_S
         first_S = self.context_lens_S - query_lens_S - self.query_starts[:-1]
@@ -210,3 +211,17 @@ class KVCache:
         if spec.is_quantised and spec.cache_scaling == "token":
             head_bytes += SCALE_BYTES
         return 2 * spec.page_tokens * spec.kv_heads * head_bytes
+
+
+def _int32(name: str, values: npt.ArrayLike) -> Int32Array:
+    """The same integers as the kernels read them.
+
+    Raises:
+        ValueError: they are no integers, or too large.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" and (array != np.trunc(array)).any():
+        raise ValueError(f"{name} is {array.dtype} with fractions: integers are needed")
+    if array.dtype.itemsize > 4 and array.size and np.abs(array).max() > INT32_MAX:
+        raise ValueError(f"{name} goes up to {np.abs(array).max()}: {INT32_MAX} is the limit")
+    return np.ascontiguousarray(array, dtype=np.int32)

@@ -6,6 +6,8 @@ the two that touch a cache it is the one that allocated it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -48,7 +50,13 @@ def attend(
         _check_rows("sinks_N", sinks_N, (spec.query_heads,), torch.float32)
         _check_device("sinks_N", sinks_N, cache.k.device)
     _check_pages(work, cache)
-    return _owner(cache, backend).attend(q_TNH, cache, work, out, sinks_N)
+    operators = _owner(cache, backend)
+    if not isinstance(work, operators.work_type):
+        raise ValueError(
+            f"work is a {type(work).__name__}: the cache's back end, {operators.name!r}, "
+            f"needs the {operators.work_type.__name__} of its own plan"
+        )
+    return operators.attend(q_TNH, cache, work, out, sinks_N)
 
 
 def kv_write(
@@ -66,6 +74,7 @@ def kv_write(
             outside the cache.
     """
     spec = cache.spec
+    _check_integers("slots_T", slots_T)
     shape = (len(slots_T), spec.kv_heads, spec.head_size)
     for name, x in (("k_TMH", k_TMH), ("v_TMH", v_TMH)):
         _check_rows(name, x, shape, spec.dtype)
@@ -76,6 +85,9 @@ def kv_write(
             f"slots_T spans {slots_T.min()} to {slots_T.max()}: the cache has slots 0 to "
             f"{limit - 1}"
         )
+    if len(np.unique(slots_T)) < len(slots_T):
+        raise ValueError("slots_T names a slot twice: which token stays would be chance")
+    slots_T = np.ascontiguousarray(slots_T, np.int64)
     _owner(cache, backend).kv_write(cache, k_TMH, v_TMH, slots_T)
 
 
@@ -96,6 +108,8 @@ def rms_norm(
     Raises:
         ValueError: shapes, types or devices contradict each other.
     """
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps is {eps}: it must be 0 or more, and finite")
     if x.ndim not in (2, 3) or x.stride(-1) != 1:
         raise ValueError(f"x is {_describe(x)}: [T, D] or [T, N, D] with contiguous D is needed")
     _check_rows("weight_D", weight_D, (x.shape[-1],), x.dtype)
@@ -130,6 +144,7 @@ def rope_(
         raise ValueError(
             f"q_TNH and k_TMH need 3 dimensions: {_describe(q_TNH)}, {_describe(k_TMH)}"
         )
+    _check_integers("positions_T", positions_T)
     head = q_TNH.shape[2]
     for name, x in (("q_TNH", q_TNH), ("k_TMH", k_TMH)):
         _check_rows(name, x, (len(positions_T), x.shape[1], head), q_TNH.dtype)
@@ -146,6 +161,7 @@ def rope_(
     if style not in ("neox", "llama"):
         raise ValueError(f"style is {style!r}: it must be 'neox' or 'llama'")
     operators = select(backend, device=q_TNH.device, dtype=q_TNH.dtype)
+    positions_T = np.ascontiguousarray(positions_T, np.int32)
     operators.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
 
 
@@ -217,6 +233,12 @@ def _check_pages(work: WorkList, cache: KVCache) -> None:
             f"table_SC[{sequence}, {column}] is {batch.table_SC[sequence, column]}: the cache has "
             f"pages 0 to {cache.pages - 1}"
         )
+
+
+def _check_integers(name: str, values: Int32Array | Int64Array) -> None:
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
+        shown = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values)
+        raise ValueError(f"{name} is {shown}: a numpy array of integers in 1 dimension is needed")
 
 
 def _check_rows(name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -50,6 +50,7 @@ class Operators(ABC):
 
     name: str
     threads: int | None = None  # that a large call uses; None: as many as torch does
+    work_type: type[WorkList] = WorkList  # what its `plan` gives and its `attend` takes
 
     def objection(self, spec: AttentionSpec) -> str | None:
         """Why attention of this shape can't run here, or None if it can."""

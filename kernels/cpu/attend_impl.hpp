@@ -90,20 +90,25 @@ HFX_INLINE void softmax_row(const AttendCall& call, const Room<BF16>& room, int 
     return;
   }
   const float before = room.maximum[row];
-  vf highest = splat(before);
   const bool whole = first <= 0 && last >= columns;
+  const bool plain = !INT8 && whole && !capped && call.scale > 0.f;  // scaled in the second pass
+  vf highest = splat(plain ? MINUS_INFINITY : before);
   for (int j = 0; j < columns; j += VL) {
-    vf score = mul(load(scores + j), INT8 ? load(room.k_scales + j) : scale);
-    if (capped) score = mul(tanh(score), cap);
-    if (!whole) score = only_lanes(score, first - j, last - j);
-    store(scores + j, score);
+    vf score = load(scores + j);
+    if (!plain) {
+      score = mul(score, INT8 ? load(room.k_scales + j) : scale);
+      if (capped) score = mul(tanh(score), cap);
+      if (!whole) score = only_lanes(score, first - j, last - j);
+      store(scores + j, score);
+    }
     highest = max(highest, score);
   }
-  const float maximum = greatest(highest);
-  const vf shift = splat(maximum);
+  float maximum = greatest(highest);
+  if (plain) maximum = maximum * call.scale > before ? maximum * call.scale : before;
+  const vf factor = plain ? scale : splat(1.f), shift = splat(-maximum);
   vf total = splat(0.f);
   for (int j = 0; j < columns; j += VL) {
-    const vf probability = exp2_of_negative(sub(load(scores + j), shift));
+    const vf probability = Cache<BF16>::exp2(fma(load(scores + j), factor, shift));
     total = add(total, probability);
     Cache<BF16>::put_left(probabilities + j,
                           INT8 ? mul(probability, load(room.v_scales + j)) : probability);

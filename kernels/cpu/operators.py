@@ -39,11 +39,15 @@ class CpuOperators(Operators):
 
     Raises:
         ImportError: the processor can't run it.
+        ValueError: there is no such instruction set, or fewer than one thread.
     """
 
     name = "cpu"
+    work_type = NativeWork
 
     def __init__(self, isa: str | None = FORCED_ISA, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}: at least 1 is needed")
         self.level = level_of(isa)
         self.threads: int = threads or torch.get_num_threads()
 

@@ -26,6 +26,7 @@ struct Cache<false> {
   HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
   HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 4); }
   HFX_INLINE void put(Number* p, vf x) { store(p, x); }
+  HFX_INLINE vf exp2(vf x) { return exp2_of_negative(x); }
 };
 
 template <>
@@ -35,6 +36,7 @@ struct Cache<true> {
   static constexpr int STEP = 2;
   HFX_INLINE Column column(const Number* p) { return load_pairs(p); }
   HFX_INLINE void put(Number* p, vf x) { store_bf16(p, x); }
+  HFX_INLINE vf exp2(vf x) { return exp2_of_negative_coarse(x); }
 #if defined(__AVX512BF16__)
   using Left = uint16_t;
   static constexpr int ROWS = 6, COLUMNS = 4;

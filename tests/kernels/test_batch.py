@@ -60,6 +60,7 @@ def test_lengths_that_contradict_each_other_are_refused(starts, contexts, table,
         ({"head_size": 0}, "head_size is 0"),
         ({"page_tokens": 48}, "page_tokens is 48"),
         ({"window": -1}, "window is -1"),
+        ({"window": 2**31}, "window is 2147483648"),
         ({"dtype": torch.int8}, "dtype is torch.int8"),
         ({"softcap": -1.0}, "softcap is -1.0"),
         ({"cache_dtype": torch.float16}, "cache_dtype is torch.float16"),
@@ -92,3 +93,10 @@ def test_bytes_per_page_count_the_scales():
     stored = cache.k.nbytes + cache.v.nbytes + cache.k_scale.nbytes + cache.v_scale.nbytes
     assert stored == 5 * KVCache.bytes_per_page(by_token)
     assert KVCache.bytes_per_page(by_tensor) == 2 * 32 * 3 * 64
+
+
+def test_what_no_int32_holds_is_refused():
+    with pytest.raises(ValueError, match="context_lens_S is float64 with fractions"):
+        RaggedBatch([0, 1], [1.5], [[0]], 16)
+    with pytest.raises(ValueError, match="table_SC goes up to 4294967296"):
+        RaggedBatch([0, 1], [1], [[2**32]], 16)

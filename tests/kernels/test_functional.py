@@ -42,6 +42,31 @@ def test_attention_names_the_argument_that_is_wrong(any_operators, step):
         kernels.attend(step.q_TNH, small, work)
     with pytest.raises(ValueError, match="work was planned for"):
         kernels.attend(step.q_TNH, other, work)
+    with pytest.raises(ValueError, match="q_TNH is on meta: everything else is on cpu"):
+        kernels.attend(step.q_TNH.to("meta"), step.cache, work)
+    table_SC = step.batch.table_SC
+    for page in (-1, step.cache.pages, 2**30):
+        last, table_SC[0, 1] = int(table_SC[0, 1]), page
+        with pytest.raises(ValueError, match=rf"table_SC\[0, 1\] is {page}: .* pages 0 to"):
+            kernels.attend(step.q_TNH, step.cache, work)
+        table_SC[0, 1] = last
+
+
+def test_work_planned_by_another_back_end_is_refused(cpu_operators, step_of):
+    step = step_of(cpu_operators, SPEC, [(5, 20)])
+    work = kernels.select("torch").plan(SPEC, step.batch)
+
+    with pytest.raises(ValueError, match=r"work is a WorkList: .*'cpu', needs the NativeWork"):
+        kernels.attend(step.q_TNH, step.cache, work)
+
+
+def test_pages_that_are_never_read_may_be_anything(any_operators, step_of, close):
+    step = step_of(any_operators, SPEC, [(1, 3), (1, 33)])
+    step.batch.table_SC[0, 1:] = 2**30
+
+    out_TNH = kernels.attend(step.q_TNH, step.cache, any_operators.plan(SPEC, step.batch))
+
+    close(out_TNH, step.truth_TNH)
 
 
 def test_writing_names_the_argument_that_is_wrong(any_operators):
@@ -51,6 +76,12 @@ def test_writing_names_the_argument_that_is_wrong(any_operators):
     kernels.kv_write(cache, k_TMH, k_TMH, np.array([0, 5, 31]))
     with pytest.raises(ValueError, match="slots_T spans 0 to 32: the cache has slots 0 to 31"):
         kernels.kv_write(cache, k_TMH, k_TMH, np.array([0, 5, 32]))
+    with pytest.raises(ValueError, match="slots_T spans -1 to 5"):
+        kernels.kv_write(cache, k_TMH, k_TMH, np.array([0, 5, -1]))
+    with pytest.raises(ValueError, match="slots_T names a slot twice"):
+        kernels.kv_write(cache, k_TMH, k_TMH, np.array([0, 5, 5]))
+    with pytest.raises(ValueError, match="slots_T is float64"):
+        kernels.kv_write(cache, k_TMH, k_TMH, np.array([0.0, 5.0, 6.0]))
     with pytest.raises(ValueError, match=r"v_TMH is \[3, 2, 32\]"):
         kernels.kv_write(cache, k_TMH, k_TMH[..., :32], np.array([0, 5, 31]))
 
@@ -65,6 +96,8 @@ def test_norm_names_the_argument_that_is_wrong():
         kernels.rms_norm(x_TD, weight_D[:7], 1e-5)
     with pytest.raises(ValueError, match=r"residual is .*torch.bfloat16"):
         kernels.rms_norm(x_TD, weight_D, 1e-5, residual=x_TD.bfloat16())
+    with pytest.raises(ValueError, match="eps is -1"):
+        kernels.rms_norm(x_TD, weight_D, -1.0)
     with pytest.raises(ValueError, match=r"x is \[8\]"):
         kernels.rms_norm(x_TD.view(-1)[:8], weight_D, 1e-5)
     with pytest.raises(ValueError, match=r"with a residual it must be \[T, D\]"):
@@ -80,6 +113,8 @@ def test_rotation_names_the_argument_that_is_wrong():
         ValueError, match="positions_T spans 1 to 9: the table has positions 0 to 8"
     ):
         kernels.rope_(q_TNH, k_TMH, positions_T + 1, table_PR, "neox")
+    with pytest.raises(ValueError, match=r"positions_T is float64 \(3,\)"):
+        kernels.rope_(q_TNH, k_TMH, positions_T * 1.0, table_PR, "neox")
     with pytest.raises(ValueError, match="style is 'gptj'"):
         kernels.rope_(q_TNH, k_TMH, positions_T, table_PR, "gptj")
     with pytest.raises(ValueError, match="table_PR has R = 64"):
