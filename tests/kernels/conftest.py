@@ -23,6 +23,7 @@ from hfx.kernels.reference import ReferenceOperators
 TOLERANCE = {
     torch.float64: (1e-12, 1e-12),
     torch.float32: (2e-6, 3e-6),
+    torch.float16: (2.0**-10, 1.5e-3),
     torch.bfloat16: (2.0**-8, 5e-3),
 }
 

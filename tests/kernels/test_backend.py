@@ -17,7 +17,15 @@ from hfx.kernels.cpu import isa as isa_module
 
 
 def test_the_processor_is_the_first_choice():
-    assert [backend.name for backend in backends()] == ["cpu", "torch", "reference"]
+    assert [backend.name for backend in backends()] == [
+        "cpu",
+        "triton",
+        "flash_attn",
+        "flashinfer",
+        "fused_infer",
+        "torch",
+        "reference",
+    ]
     assert select(dtype=torch.bfloat16).name == "cpu"
     assert select(dtype=torch.float32).name == "cpu"
 
@@ -34,7 +42,9 @@ def test_a_name_is_obeyed():
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(ValueError, match="'cuda' does not exist: there are cpu, torch, reference"):
+    with pytest.raises(
+        ValueError, match=r"'cuda' does not exist: there are cpu, tri.*, torch"
+    ):
         select("cuda")
 
 
@@ -117,3 +127,24 @@ def test_naming_the_package_does_not_import_torch():
     script = "import sys, hfx.kernels; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_a_back_end_for_gpus_says_what_it_misses(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match=r"triton \(runs on cpu only under Triton's interpreter"):
+        select("triton")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"triton \(finds no GPU"):
+        select("triton", device="cuda")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"triton \(needs the package triton"):
+        select("triton")
+
+
+def test_a_back_end_that_is_only_emulated_somewhere_is_not_chosen_there_unnamed(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+    assert select(dtype=torch.float16).name == "torch"
