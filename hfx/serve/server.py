@@ -27,7 +27,7 @@ from .middleware import KNOWN_PATHS
 from .prompts import Prompts
 from .settings import Settings
 from .site import Model, Site
-from .start import Phases, configuration, greeting
+from .start import Phases, configuration, greeting, say
 
 log = logging.getLogger("hfx.serve")
 
@@ -52,7 +52,7 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         print(f"hfx: {_why_not(http, error)}", file=sys.stderr)
         return 2
-    print(configuration(settings), flush=True)
+    say(configuration(settings))
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(Life(settings.config, listener, phases).run())
 
@@ -186,28 +186,27 @@ class Life:
         model = _model(self._site, self._config, engine)
         self._site.model = model
         self._phases.enter("ready")
-        print(f"cost profile: {engine.cost or 'off'}", flush=True)
+        say(f"cost profile: {engine.cost or 'off'}")
         self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
         self._site.lifecycle.state = "ready"
         host, port = self._listener.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print(greeting(url, model.served.names[0], self._phases), flush=True)
+        say(greeting(url, model.served.names[0], self._phases))
 
     async def _drain(self) -> None:
         """Refuse new requests, let those under way end, abort what outlasts the timeout."""
         lifecycle, timeout_s = self._site.lifecycle, self._config.http.shutdown_timeout_s
         lifecycle.state = "draining"
-        print(
+        say(
             f"draining: {lifecycle.active} requests under way get up to {timeout_s:g} s; "
-            "a second signal stops at once",
-            flush=True,
+            "a second signal stops at once"
         )
         assert self._site.model is not None
         await self._site.model.engine.drain(timeout_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(lifecycle.idle.wait(), FLUSH_S)
-        print("stopped", flush=True)
+        say("stopped")
 
 
 def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:

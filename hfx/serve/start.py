@@ -5,6 +5,7 @@ and imports count.
 """
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,14 @@ from pathlib import Path
 import hfx
 
 from .settings import Setting, Settings
+
+
+def say(line: str) -> None:
+    """Print at once. Whoever read us may be gone (`| head`), which is no reason to stop."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Phases:
@@ -38,7 +47,7 @@ class Phases:
             now_s = time.monotonic()
             took_s = now_s - self._begun_s
             self.seconds[self.current] = self.seconds.get(self.current, 0.0) + took_s
-            print(f"  {self.current:<28} {took_s:6.2f} s", flush=True)
+            say(f"  {self.current:<28} {took_s:6.2f} s")
             self.current, self._begun_s = phase, now_s
 
 

@@ -41,6 +41,23 @@ def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
     assert done.stderr == f"hfx: port {port} of 127.0.0.1 is in use: choose another with --port\n"
 
 
+def test_what_nobody_reads_any_more_stops_nothing() -> None:
+    code = "from hfx.serve.start import say\ninput()\nfor _ in range(3): say('stopped')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as talker:
+        assert talker.stdout is not None
+        talker.stdout.close()
+
+        _, errors = talker.communicate("go on\n", timeout=60)
+
+    assert (talker.returncode, errors) == (0, "")
+
+
 def test_a_bad_option_is_one_line_and_exit_code_2() -> None:
     done = run("--max-num-seqs", "many")
 
