@@ -1,0 +1,81 @@
+"""What the README prints works as printed, but for the port."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PROGRAMS = [text for language, text in BLOCKS if language == "python"]
+PRINTED_URL = "http://127.0.0.1:8000"
+# What the bundled model answers to the README's questions, by a word of the program that asks.
+ANSWERS = {"OpenAI(": "Red", "LLM(": "Paris"}
+
+
+def recipe(target: str, *variables: str) -> str:
+    """The last command that `make target` runs, for the Python that runs this test."""
+    command = ["make", "--dry-run", "--old-file=install", target, *variables]
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    lines = subprocess.check_output(command, cwd=ROOT, env=environment, text=True).splitlines()
+    return lines[-1].replace(".venv/bin/python", shlex.quote(sys.executable))
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of what `make serve` starts, on a free port."""
+    command = shlex.split(recipe("serve", "ARGS=--port 0"))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        assert server.stdout is not None
+        try:
+            ready = next(filter(None, (re.match(r"ready: .* at (\S+)", x) for x in server.stdout)))
+            yield ready[1]
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+def test_the_curl_command_is_answered(url: str) -> None:
+    (command,) = [text for _, text in BLOCKS if text.startswith("curl ")]
+
+    answer = subprocess.run(
+        ["bash", "-c", command.replace(PRINTED_URL, url)], capture_output=True, check=True
+    )
+
+    assert PRINTED_URL in command
+    assert "Paris" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_python_example_runs_and_prints(url: str, program: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace(PRINTED_URL, url)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    for marker, answer in ANSWERS.items():
+        assert marker not in program or answer in done.stdout
+
+
+def test_every_promised_answer_is_asked_for() -> None:
+    for marker in ANSWERS:
+        assert any(marker in program for program in PROGRAMS)
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    names = re.findall(r"`([\w/.-]+\.(?:md|py|json|txt))`", README)
+
+    assert {"ARCHITECTURE.md", "CONTRIBUTING.md"} <= set(names)
+    assert [name for name in names if not (ROOT / name).exists()] == []
