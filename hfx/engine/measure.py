@@ -42,20 +42,21 @@ class Measurable(Executor, Protocol):
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of one shape, in the order of measuring."""
+    """What was measured of one shape: the seconds of each repeat, and which run it was."""
 
     shape: Shape
     mix: Mix
     times_s: list[float] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+
+    def add(self, bench: _Bench) -> None:
+        """Measure it once more."""
+        self.times_s.append(bench.run(self.shape))
+        self.runs.append(bench.runs)
 
     @property
     def median_s(self) -> float:
         return float(np.median(self.times_s))
-
-    @property
-    def faster_s(self) -> list[float]:
-        """The faster half of the repeats: a disturbance only ever makes a step longer."""
-        return sorted(self.times_s)[: (len(self.times_s) + 1) // 2]
 
 
 def measure(
@@ -133,7 +134,8 @@ def _first_pass(
         share = CORE_SHARE if index < CORE else FIRST_PASS_SHARE
         if index >= LEAST and not watch.fits(guess.step_s(mix).mean_s * slower, share):
             continue
-        measured.append(Measured(shape, mix, [bench.run(shape)]))
+        measured.append(Measured(shape, mix))
+        measured[-1].add(bench)
         ratios = [each.times_s[0] / guess.step_s(each.mix).mean_s for each in measured]
         slower = float(np.median(ratios))
         watch.tell(described(shape))
@@ -145,7 +147,7 @@ def _repeat(bench: _Bench, measured: Sequence[Measured], watch: _Watch) -> None:
     for _ in range(MOST_REPEATS - 1):
         for each in order.sample(measured, len(measured)):
             if watch.fits(each.median_s):
-                each.times_s.append(bench.run(each.shape))
+                each.add(bench)
                 watch.tell(described(each.shape))
 
 
@@ -166,11 +168,11 @@ class _Bench:
         self._vocabulary = vocabulary
         self._samplings = samplings
         self._random = np.random.default_rng(0)
-        self._runs = 0
+        self.runs = 0
 
     def run(self, shape: Shape) -> float:
         """The seconds of one step of this shape."""
-        self._runs += 1
+        self.runs += 1
         batch = self._batch(shape)
         begun_s = time.perf_counter()
         sampled = self._executor.execute(batch).sampled
@@ -202,7 +204,17 @@ class _Bench:
 
     def _draw(self, row: int) -> Draw:
         sampling = self._samplings[row % len(self._samplings)]
-        return Draw(sampling, f"measure+{row}", self._runs)
+        return Draw(sampling, f"measure+{row}", self.runs)
+
+
+def in_order(measured: Sequence[Measured]) -> list[tuple[Mix, float]]:
+    """Every run's mix and seconds, as they followed one another."""
+    runs = (
+        (run, each.mix, seconds)
+        for each in measured
+        for run, seconds in zip(each.runs, each.times_s, strict=True)
+    )
+    return [(mix, seconds) for _, mix, seconds in sorted(runs, key=lambda entry: entry[0])]
 
 
 def described(shape: Shape) -> str:

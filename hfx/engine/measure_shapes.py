@@ -5,6 +5,7 @@ A shape is a step's (query tokens, cached tokens) pairs, one a sequence. All siz
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -46,8 +47,13 @@ class Bounds:
 
 
 def designed(bounds: Bounds) -> list[Shape]:
-    """Different shapes within the bounds, those that a fit needs most first."""
-    wanted = [*_core(bounds), *_grid(bounds), *islice(_filling(bounds), FILLING)]
+    """Different shapes within the bounds, those that a fit needs most first.
+
+    The others are shuffled, so that alike ones do not follow one another.
+    """
+    others = [*_grid(bounds), *islice(_filling(bounds), FILLING)]
+    random.Random(0).shuffle(others)
+    wanted = [*_core(bounds), *others]
     return list(dict.fromkeys(shape for shape in wanted if bounds.allow(shape)))
 
 

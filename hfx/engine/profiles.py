@@ -21,8 +21,9 @@ from hfx.models import DecoderSpec
 from hfx.request import Mix, Sampling
 
 from .equip import Equipment
-from .measure import Measured, Progress, measure
+from .measure import Measured, Progress, in_order, measure
 from .measure_shapes import Bounds
+from .measure_spells import without_slow_spells
 
 CPUINFO = Path("/proc/cpuinfo")
 QUANTILE = 0.95
@@ -103,13 +104,13 @@ def calibrate(
         budget_s=budget_s,
         progress=progress,
     )
-    samples = [(each.mix, seconds) for each in measured for seconds in each.times_s]
-    faster = [(each.mix, seconds) for each in measured for seconds in each.faster_s]
+    samples = in_order(measured)
     weights = first.startup.weight_bytes if first.startup else 0
     when = datetime.now(UTC).isoformat(timespec="seconds")
+    key = key_of(equipment)
     model = fit(
-        faster,
-        key=key_of(equipment),
+        without_slow_spells(samples, key, first),
+        key=key,
         prior=first,
         quantile=QUANTILE,
         kv_bytes_per_token=equipment.model.decoder.kv_bytes_per_token,
@@ -122,7 +123,7 @@ def calibrate(
 def levelled(model: StepCost, samples: Sequence[tuple[Mix, float]]) -> StepCost:
     """The model at the level of all samples, its bounds wide enough for single steps.
 
-    The form comes from the faster repeats, which disturbances spare; but steps will be disturbed.
+    The form comes from undisturbed steps; those that it will price may be disturbed.
     """
     decode = [(mix, seconds) for mix, seconds in samples if not mix.prefill_tokens]
     mixed = [(mix, seconds) for mix, seconds in samples if mix.prefill_tokens]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hfx.cache import BlockPool
 from hfx.cost import DEVICES, Key, Sizes, StepCost, fit, roofline
 from hfx.engine import Sampled, StepBatch, StepOutput
-from hfx.engine.measure import Measured, described, measure
+from hfx.engine.measure import WARM_UPS, described, in_order, measure
 from hfx.engine.measure_shapes import CORE, Bounds, designed
+from hfx.engine.measure_spells import without_slow_spells
 from hfx.request import Mix, Sampling
 
 SMALL = Bounds(max_seqs=8, max_step_tokens=64, max_model_len=128, kv_tokens=512, block_tokens=16)
@@ -110,11 +111,35 @@ def test_a_measurement_knows_its_mix_and_every_repeat(guess: StepCost) -> None:
         assert len(each.times_s) > 1 and min(each.times_s) <= each.median_s <= max(each.times_s)
 
 
-def test_the_faster_half_of_the_repeats_counts_the_middle_one() -> None:
-    shape = ((16, 0),)
+def test_runs_are_listed_in_the_order_in_which_they_ran(guess: StepCost) -> None:
+    ledger = Ledger()
 
-    assert Measured(shape, Mix.of(shape), [5.0, 1.0, 3.0]).faster_s == [1.0, 3.0]
-    assert Measured(shape, Mix.of(shape), [2.0]).faster_s == [2.0]
+    measured = measure(ledger, BlockPool(32, 16), SMALL, vocabulary=9, guess=guess, budget_s=0.5)
+
+    counted = ledger.shapes[WARM_UPS:]
+    assert [mix for mix, _ in in_order(measured)] == [Mix.of(shape) for shape in counted]
+
+
+def test_slow_spells_of_the_machine_are_divided_out(guess: StepCost) -> None:
+    mixes = [Mix.of(shape) for shape in designed(USUAL)] * 2
+    true_s = np.array([guess.step_s(mix).mean_s for mix in mixes])
+    slow = np.ones(len(mixes))
+    slow[40:90] = slow[150:180] = 2.1  # another process takes one of two cores
+
+    steady = without_slow_spells(
+        list(zip(mixes, (true_s * slow).tolist(), strict=True)), guess.key, guess
+    )
+
+    assert [mix for mix, _ in steady] == mixes
+    errors = np.abs(np.array([seconds for _, seconds in steady]) / true_s - 1)
+    assert np.quantile(errors, 0.9) < 0.05
+
+
+def test_without_slow_spells_the_times_stay_as_they_are(guess: StepCost) -> None:
+    mixes = [Mix.of(shape) for shape in designed(USUAL)]
+    steps = [(mix, guess.step_s(mix).mean_s) for mix in mixes]
+
+    assert without_slow_spells(steps, guess.key, guess) == steps
 
 
 def test_progress_is_told_and_never_falls(guess: StepCost) -> None:
