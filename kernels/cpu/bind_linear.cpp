@@ -2,9 +2,12 @@
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
+#include "cpu_level.hpp"
 #include "linear.hpp"
-#include "team.hpp"
+#include "queue.hpp"
 
 namespace nb = nanobind;
 using hfx::Epilogue;
@@ -17,8 +20,8 @@ constexpr int64_t ROWS_PER_TASK = 96;    // their x, at 1536 inputs 295 kB of bf
 constexpr int64_t TASKS_PER_THREAD = 8;  // enough that a thread that lost its core costs little
 
 hfx::LinearRange choose(int level) {
-  if (level >= 2) return &hfx_avx512bf16::linear_range;
-  if (level == 1) return &hfx_avx512::linear_range;
+  if (level >= hfx::avx512bf16) return &hfx_avx512bf16::linear_range;
+  if (level == hfx::avx512) return &hfx_avx512::linear_range;
   return &hfx_avx2::linear_range;
 }
 
@@ -68,13 +71,34 @@ void run(const LinearCall& call, hfx::LinearRange range) {
   });
 }
 
+// x as fp32, valid until this thread's next call.
+const float* widened(const uint16_t* x, int64_t stride, int64_t rows, int64_t inputs,
+                     int threads) {
+  thread_local std::vector<float> wide;
+  wide.resize(std::max<size_t>(wide.size(), rows * inputs));
+  float* to = wide.data();
+  hfx::for_rows(rows, inputs, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      for (int64_t i = 0; i < inputs; i++) {
+        const uint32_t word = uint32_t(x[row * stride + i]) << 16;
+        std::memcpy(to + row * inputs + i, &word, 4);
+      }
+    }
+  });
+  return to;
+}
+
 void linear(uintptr_t x, int64_t x_stride, int64_t M, uintptr_t panels, int64_t N, int64_t K,
             uintptr_t bias, uintptr_t y, int64_t y_stride, bool bf16, bool y_fp32, int epilogue,
             int level, int threads) {
   nb::gil_scoped_release unlocked;
-  run({(const void*)x, (const void*)panels, (const float*)bias, (void*)y, x_stride, y_stride, M, K,
-       N, bf16, y_fp32, Epilogue(epilogue), threads},
-      choose(level));
+  LinearCall call{(const void*)x, (const void*)panels, (const float*)bias, (void*)y, x_stride,
+                  y_stride, M, K, N, bf16, y_fp32, Epilogue(epilogue), threads};
+  if (bf16 && level == hfx::avx2) {
+    call.x = widened((const uint16_t*)x, x_stride, M, K, threads);
+    call.x_stride = K;
+  }
+  run(call, choose(level));
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ HFX_INLINE void store_bf16(uint16_t* p, vf a) {
 using vb = __m512bh;
 HFX_INLINE vb load_pairs(const uint16_t* p) {
   __m512i pairs = _mm512_loadu_si512(p);
-  asm("" : "+v"(pairs));  // or gcc loads them anew for every row that they multiply
+  asm("" : "+v"(pairs));  // or gcc 12 loads them anew for every row that they multiply
   return (vb)pairs;
 }
 #else
