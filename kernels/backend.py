@@ -161,6 +161,14 @@ def _load_fused_infer(device: torch.device) -> Operators:
     return load(device)
 
 
+def _load_triton_ascend(device: torch.device) -> Operators:
+    if find_spec("triton") is None:
+        raise ImportError("needs triton-ascend 3.2.0, which isn't installed")
+    from .npu.attend import load
+
+    return load(device)
+
+
 def _load_torch(device: torch.device) -> Operators:
     from .fallback import TorchOperators
 
@@ -185,6 +193,7 @@ _BACKENDS = (
     Backend("flash_attn", _load_flash_attn, devices=("cuda",), dtypes=HALVES),
     Backend("flashinfer", _load_flashinfer, devices=("cuda",), dtypes=HALVES),
     Backend("fused_infer", _load_fused_infer, devices=("npu",), dtypes=(torch.bfloat16,)),
+    Backend("triton_ascend", _load_triton_ascend, devices=("npu",), dtypes=HALVES),
     Backend("torch", _load_torch),
     Backend("reference", _load_reference, devices=("cpu",), automatic=False),
 )

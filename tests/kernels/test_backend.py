@@ -23,6 +23,7 @@ def test_the_processor_is_the_first_choice():
         "flash_attn",
         "flashinfer",
         "fused_infer",
+        "triton_ascend",
         "torch",
         "reference",
     ]
@@ -42,9 +43,7 @@ def test_a_name_is_obeyed():
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(
-        ValueError, match=r"'cuda' does not exist: there are cpu, tri.*, torch"
-    ):
+    with pytest.raises(ValueError, match=r"'cuda' does not exist: there are cpu, tri.*, torch"):
         select("cuda")
 
 
