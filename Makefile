@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
 
-.PHONY: install serve test test-all lint format bench clean
+ASCEND := .venv-ascend
+
+.PHONY: install serve test test-all ascend lint format bench clean
 
 install: $(STAMP)
 
@@ -25,6 +27,15 @@ test: install lint
 test-all: install lint
 	$(BIN)/python -m pytest $(ARGS)
 
+# Kernels through Ascend's compilers, no device: their triton replaces the other, so a venv of its own.
+ascend: $(ASCEND)/.installed
+	$(ASCEND)/bin/python -m benchmarks.targets_ascend $(ARGS)
+
+$(ASCEND)/.installed: requirements/ascend.txt
+	test -x $(ASCEND)/bin/python || $(PYTHON) -m venv $(ASCEND)
+	$(ASCEND)/bin/python -m pip install --quiet --requirement requirements/ascend.txt
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +50,4 @@ bench: install
 	$(BIN)/python -m benchmarks.serve $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info kernels/*.so hfx/kernels hfx/scheduler hfx/scaler
+	rm -rf $(VENV) $(ASCEND) build dist *.egg-info kernels/*.so hfx/kernels hfx/scheduler hfx/scaler
