@@ -181,6 +181,8 @@ def _load_reference(device: torch.device) -> Operators:
     return ReferenceOperators()
 
 
+# On a GPU our own kernels come first: they take every feature, and fixed splits. On an NPU the
+# vendor's call does: Triton's attention is reported to be slow there.
 _BACKENDS = (
     Backend("cpu", _load_cpu, devices=("cpu",), dtypes=(torch.bfloat16, torch.float32)),
     Backend(
