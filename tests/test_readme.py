@@ -50,7 +50,7 @@ def test_the_curl_command_is_answered(url: str) -> None:
     )
 
     assert PRINTED_URL in command
-    assert "Paris" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
+    assert "Tokyo" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -58,7 +58,7 @@ _INFERENCE = (400, 401, 404, 413, 429, 503)
     summary="Answer a conversation",
     openapi_extra=takes(
         protocol.ChatCompletionRequest,
-        {"messages": [{"role": "user", "content": "What is the capital of France?"}]},
+        {"messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
     ),
     responses=gives(replies.ChatCompletion, *_INFERENCE),
 )

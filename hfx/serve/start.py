@@ -94,7 +94,7 @@ def _shown(setting: Setting) -> str:
 def greeting(url: str, model: str, phases: Phases) -> str:
     """How long the start took, and a command that talks to the server."""
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.seconds.items())
-    body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    body = '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}]}'
     return (
         f"ready: {model} at {url} after {phases.total_s:.2f} s ({detail})\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"

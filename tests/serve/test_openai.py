@@ -8,7 +8,7 @@ import openai
 import pytest
 
 MODEL = "tiny"
-CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}]
 EMOJI: list[Any] = [{"role": "user", "content": "Write emoji: 😀🎉"}]
 
 
@@ -16,7 +16,7 @@ def test_a_question_gets_a_sensible_answer(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=0)
 
     choice = answer.choices[0]
-    assert "Paris" in (choice.message.content or "")
+    assert "Tokyo" in (choice.message.content or "")
     assert (choice.message.role, choice.finish_reason, choice.index) == ("assistant", "stop", 0)
     assert answer.object == "chat.completion"
     assert answer.model == MODEL
@@ -114,15 +114,15 @@ def test_a_stop_string_ends_the_output_and_is_not_shown(
     options: dict[str, Any] = {"model": MODEL, "messages": CAPITAL, "temperature": 0}
 
     if stream:
-        chunks = list(client.chat.completions.create(**options, stop="Par", stream=True))
+        chunks = list(client.chat.completions.create(**options, stop="Tok", stream=True))
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         last = chunks[-1].choices[0]
     else:
-        last = client.chat.completions.create(**options, stop="Par").choices[0]
+        last = client.chat.completions.create(**options, stop="Tok").choices[0]
         text = last.message.content or ""
 
-    assert text == "The capital of France is "
-    assert (last.finish_reason, last.model_extra) == ("stop", {"stop_reason": "Par"})
+    assert text == "The capital of Japan is "
+    assert (last.finish_reason, last.model_extra) == ("stop", {"stop_reason": "Tok"})
 
 
 def test_the_stop_string_is_shown_if_asked_for(client: openai.OpenAI) -> None:
@@ -130,11 +130,11 @@ def test_the_stop_string_is_shown_if_asked_for(client: openai.OpenAI) -> None:
         model=MODEL,
         messages=CAPITAL,
         temperature=0,
-        stop=["Par"],
+        stop=["Tok"],
         extra_body={"include_stop_str_in_output": True},
     )
 
-    assert answer.choices[0].message.content == "The capital of France is Par"
+    assert answer.choices[0].message.content == "The capital of Japan is Tok"
 
 
 def test_the_same_seed_gives_the_same_texts_and_choices_differ(client: openai.OpenAI) -> None:
@@ -219,13 +219,13 @@ def test_token_ids_are_returned_when_asked_for(client: openai.OpenAI) -> None:
 def test_the_last_message_can_be_continued(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL,
-        messages=[*CAPITAL, {"role": "assistant", "content": "The capital of France is"}],
+        messages=[*CAPITAL, {"role": "assistant", "content": "The capital of Japan is"}],
         temperature=0,
         max_tokens=4,
         extra_body={"continue_final_message": True, "add_generation_prompt": False},
     )
 
-    assert (answer.choices[0].message.content or "").startswith(" Paris")
+    assert (answer.choices[0].message.content or "").startswith(" Tokyo")
 
 
 def test_a_request_id_becomes_part_of_the_answers_id(client: openai.OpenAI) -> None:
