@@ -24,7 +24,7 @@ serve: install
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: install lint
+test-all: install lint ascend
 	$(BIN)/python -m pytest $(ARGS)
 
 # Kernels through Ascend's compilers, no device: their triton replaces the other, so a venv of its own.
