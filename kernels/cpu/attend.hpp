@@ -4,7 +4,8 @@
 //   bf16, "pair": K [D / 2][PAGE][2]   V [PAGE / 2][D][2]   (the pairs that vdpbf16ps multiplies)
 //   fp32:         K [D][PAGE]          V [PAGE][D]
 // A quantised cache holds int8 in the layout of the type that it's computed in, and a scale for each
-// token [page][head][PAGE], or one for all. Pages are [page][head]. A tile's rows are its tokens times the query heads of one group.
+// token [page][head][PAGE], or one for all. Pages are [page][head].
+// A tile's rows are its tokens times the query heads of one group.
 #pragma once
 #include <cstdint>
 
@@ -66,4 +67,5 @@ constexpr int64_t attend_scratch_bytes(int64_t rows, int64_t head_size, int64_t 
 HFX_DECLARE(hfx_avx2)
 HFX_DECLARE(hfx_avx512)
 HFX_DECLARE(hfx_avx512bf16)
+HFX_DECLARE(hfx_amx)
 #undef HFX_DECLARE

@@ -6,7 +6,7 @@ import os
 
 from hfx.kernels import _cpu
 
-ISAS = ("avx2", "avx512", "avx512bf16")  # index: the level that the C++ side takes
+ISAS = ("avx2", "avx512", "avx512bf16", "amx")  # index: the level that the C++ side takes
 
 
 def available_isas() -> tuple[str, ...]:

@@ -2,6 +2,11 @@
 #pragma once
 #include "simd.hpp"
 
+#if defined(__AMX_BF16__) || defined(HFX_EMULATE_TILES)
+#define HFX_TILES
+#include "amx.hpp"
+#endif
+
 namespace HFX_ISA {
 namespace {
 
@@ -73,7 +78,7 @@ struct Product {
   const Number* ahead;  // B of the next product, fetched to L2 meanwhile, or null
   float* c;
   int64_t c_stride;
-  const float* alpha;
+  const float* alpha;  // of each row, or null for 1
   int steps;
 };
 
@@ -86,7 +91,7 @@ HFX_INLINE void block(const Product<BF16>& p, int row, int column,
   float* c = p.c + row * p.c_stride + column;
   vf sums[ROWS][COLUMNS];
   for (int i = 0; i < ROWS; i++) {
-    const vf alpha = splat(ADD ? p.alpha[row + i] : 0.f);
+    const vf alpha = splat(!ADD ? 0.f : p.alpha ? p.alpha[row + i] : 1.f);
     for (int j = 0; j < COLUMNS; j++)
       sums[i][j] = ADD ? mul(load(c + i * p.c_stride + j * VL), alpha) : alpha;
   }
@@ -130,13 +135,59 @@ HFX_INLINE void column_block(const Product<BF16>& p, int rows, int column) {
 }
 
 template <bool BF16, bool ADD>
-void multiply(const Product<BF16>& p, int rows, int columns) {
-  int column = 0;
+void multiply_vectors(const Product<BF16>& p, int rows, int begin, int columns) {
+  int column = begin;
   if constexpr (Cache<BF16>::COLUMNS == 4)
     for (; column + 4 * VL <= columns; column += 4 * VL)
       column_block<BF16, ADD, 4>(p, rows, column);
   for (; column + 2 * VL <= columns; column += 2 * VL) column_block<BF16, ADD, 2>(p, rows, column);
   for (; column < columns; column += VL) column_block<BF16, ADD, 1>(p, rows, column);
+}
+
+#if defined(HFX_TILES)
+constexpr int PAIRED = 2 * TILE;  // rows and columns of a block of four tiles
+
+// The part of a product that fills tiles; the rest, and the steps that fill none, by vectors.
+template <bool ADD>
+void multiply_tiles(const Product<true>& p, int rows, int columns) {
+  const int tile_rows = rows / PAIRED * PAIRED, tile_columns = columns / PAIRED * PAIRED;
+  const int steps = p.steps / TILE * TILE;
+  for (int row = 0; row < tile_rows; row++)
+    for (int column = 0; column < tile_columns; column += VL) {
+      float* c = p.c + row * p.c_stride + column;
+      store(c, ADD ? mul(load(c), splat(p.alpha[row])) : splat(0.f));
+    }
+  const TileShapes shapes;
+  HFX_TILE_SHAPES(&shapes);
+  for (int column = 0; column < tile_columns; column += PAIRED)
+    for (int row = 0; row < tile_rows; row += PAIRED)
+      tile_block(p.a + row * p.a_stride, p.a_stride, p.b + column * 2, p.b_stride,
+                 p.c + row * p.c_stride + column, p.c_stride, steps);
+  HFX_TILE_RELEASE();
+  Product<true> rest = p;
+  rest.a += steps * 2;
+  rest.b += steps * p.b_stride;
+  rest.steps -= steps;
+  rest.alpha = nullptr;  // applied above
+  if (p.ahead) rest.ahead = p.ahead + steps * p.b_stride;
+  if (rest.steps || p.tail) multiply_vectors<true, true>(rest, tile_rows, 0, tile_columns);
+  multiply_vectors<true, ADD>(p, tile_rows, tile_columns, columns);
+  rest = p;
+  rest.a += tile_rows * p.a_stride;
+  rest.c += tile_rows * p.c_stride;
+  if (ADD) rest.alpha += tile_rows;
+  multiply_vectors<true, ADD>(rest, rows - tile_rows, 0, columns);
+}
+#endif
+
+template <bool BF16, bool ADD>
+void multiply(const Product<BF16>& p, int rows, int columns) {
+#if defined(HFX_TILES)
+  if constexpr (BF16)
+    if (rows >= PAIRED && columns >= PAIRED && p.steps >= TILE)
+      return multiply_tiles<ADD>(p, rows, columns);
+#endif
+  multiply_vectors<BF16, ADD>(p, rows, 0, columns);
 }
 
 }  // namespace

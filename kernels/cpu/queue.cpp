@@ -42,6 +42,9 @@ struct Kernels {
 };
 
 Kernels choose(int level) {
+#if defined(HFX_AMX)
+  if (level >= amx) return {&hfx_amx::attend_tile, &hfx_amx::attend_reduce};
+#endif
   if (level >= avx512bf16) return {&hfx_avx512bf16::attend_tile, &hfx_avx512bf16::attend_reduce};
   if (level == avx512) return {&hfx_avx512::attend_tile, &hfx_avx512::attend_reduce};
   return {&hfx_avx2::attend_tile, &hfx_avx2::attend_reduce};

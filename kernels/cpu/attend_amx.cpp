@@ -1,0 +1,2 @@
+#define HFX_ISA hfx_amx
+#include "attend_impl.hpp"
