@@ -109,7 +109,6 @@ def _constants(size: int, tile: dict[str, Any], **features: Any) -> dict[str, An
         "SMALL_ROWS": SMALL_ROWS if small_keys else 0,
         "SMALL_KEYS": small_keys,
         "PARTIAL_ROWS": max(large_rows, SMALL_ROWS),
-        "PRECISION": "ieee",
         "WIDEN": False,
         "k_scale": None,
         "v_scale": None,

@@ -54,7 +54,6 @@ def ragged_attention(
     SMALL_ROWS: tl.constexpr,  # 0: none of the small ones
     SMALL_KEYS: tl.constexpr,
     PARTIAL_ROWS: tl.constexpr,
-    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """`counts` holds how many large and small items there are, large ones first in `items`."""
@@ -72,28 +71,26 @@ def ragged_attention(
                     items, large, program, q, k, v, out, partial, stats, k_scale, v_scale, sinks_N,
                     table, score_scale, softcap, q_stride, out_stride, table_stride, G, M, H, W,
                     PAGE, WINDOW, HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, LARGE_ROWS, LARGE_KEYS,
-                    PARTIAL_ROWS, PRECISION, WIDEN,
+                    PARTIAL_ROWS, WIDEN,
                 )  # fmt: skip
             else:
                 _tiles(
                     items + large * 8, small, last, q, k, v, out, partial, stats, k_scale, v_scale,
                     sinks_N, table, score_scale, softcap, q_stride, out_stride, table_stride, G, M,
                     H, W, PAGE, WINDOW, HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, SMALL_ROWS,
-                    SMALL_KEYS, PARTIAL_ROWS, PRECISION, WIDEN,
+                    SMALL_KEYS, PARTIAL_ROWS, WIDEN,
                 )  # fmt: skip
     elif LARGE_ROWS > 0:
         _tiles(
             items, large, program, q, k, v, out, partial, stats, k_scale, v_scale, sinks_N, table,
             score_scale, softcap, q_stride, out_stride, table_stride, G, M, H, W, PAGE, WINDOW,
-            HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, LARGE_ROWS, LARGE_KEYS, PARTIAL_ROWS,
-            PRECISION, WIDEN,
+            HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, LARGE_ROWS, LARGE_KEYS, PARTIAL_ROWS, WIDEN,
         )  # fmt: skip
     else:
         _tiles(
             items, small, program, q, k, v, out, partial, stats, k_scale, v_scale, sinks_N, table,
             score_scale, softcap, q_stride, out_stride, table_stride, G, M, H, W, PAGE, WINDOW,
-            HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, SMALL_ROWS, SMALL_KEYS, PARTIAL_ROWS,
-            PRECISION, WIDEN,
+            HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, SMALL_ROWS, SMALL_KEYS, PARTIAL_ROWS, WIDEN,
         )  # fmt: skip
 
 
@@ -104,7 +101,7 @@ def _tiles(
     G: tl.constexpr, M: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PAGE: tl.constexpr,
     WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SINKS: tl.constexpr,
     SCALING: tl.constexpr, ADDRESSING: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    PARTIAL_ROWS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    PARTIAL_ROWS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One program's share of a class: costliest first, to and fro, so that sums come out even."""
     programs = tl.num_programs(0)
@@ -114,8 +111,7 @@ def _tiles(
             _tile(
                 items + w // M * 8, w % M, q, k, v, out, partial, stats, k_scale, v_scale, sinks_N,
                 table, score_scale, softcap, q_stride, out_stride, table_stride, G, M, H, W, PAGE,
-                WINDOW, HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, ROWS, KEYS, PARTIAL_ROWS,
-                PRECISION, WIDEN,
+                WINDOW, HAS_CAP, HAS_SINKS, SCALING, ADDRESSING, ROWS, KEYS, PARTIAL_ROWS, WIDEN,
             )  # fmt: skip
 
 
@@ -126,7 +122,7 @@ def _tile(
     G: tl.constexpr, M: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PAGE: tl.constexpr,
     WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SINKS: tl.constexpr,
     SCALING: tl.constexpr, ADDRESSING: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    PARTIAL_ROWS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    PARTIAL_ROWS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One item for one key-value head, from its queries to its result or its partial sums."""
     sequence = tl.load(item)
@@ -172,19 +168,19 @@ def _tile(
             sum_RW, peak_R, mass_R, q_RW, kv_begin, seen_from, position + token_R, kv_end,
             head, k, v, k_scale, v_scale, table + sequence.to(tl.int64) * table_stride,
             scale, softcap, M, H, W, PAGE, WINDOW, HAS_CAP, SCALING, ADDRESSING, ROWS, KEYS,
-            PRECISION, WIDEN, True,
+            WIDEN, True,
         )  # fmt: skip
     sum_RW, peak_R, mass_R = _walk(
         sum_RW, peak_R, mass_R, q_RW, seen_from, seen_to, position + token_R, kv_end,
         head, k, v, k_scale, v_scale, table + sequence.to(tl.int64) * table_stride,
         scale, softcap, M, H, W, PAGE, WINDOW, HAS_CAP, SCALING, ADDRESSING, ROWS, KEYS,
-        PRECISION, WIDEN, False,
+        WIDEN, False,
     )  # fmt: skip
     sum_RW, peak_R, mass_R = _walk(
         sum_RW, peak_R, mass_R, q_RW, seen_to, kv_end, position + token_R, kv_end,
         head, k, v, k_scale, v_scale, table + sequence.to(tl.int64) * table_stride,
         scale, softcap, M, H, W, PAGE, WINDOW, HAS_CAP, SCALING, ADDRESSING, ROWS, KEYS,
-        PRECISION, WIDEN, True,
+        WIDEN, True,
     )  # fmt: skip
 
     if SCALING == "tensor":
@@ -207,7 +203,7 @@ def _walk(
     M: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PAGE: tl.constexpr,
     WINDOW: tl.constexpr, HAS_CAP: tl.constexpr, SCALING: tl.constexpr,
     ADDRESSING: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    PRECISION: tl.constexpr, WIDEN: tl.constexpr, MASKED: tl.constexpr,
+    WIDEN: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over keys from begin to end, in blocks."""
     for start in range(begin, end, KEYS):
@@ -217,7 +213,7 @@ def _walk(
         k_KW = _rows(k, first, at_K, is_in_K, head, M, H, W, ADDRESSING, MASKED)
         k_KW = operand(k_KW, q_RW.dtype, WIDEN)
         q_operand = operand(q_RW, q_RW.dtype, WIDEN)
-        score_RK = tl.dot(q_operand, tl.trans(k_KW), input_precision=PRECISION) * scale
+        score_RK = tl.dot(q_operand, tl.trans(k_KW), input_precision="ieee") * scale
         if SCALING == "token":
             score_RK *= _scales(k_scale, at_K, is_in_K, head, M, MASKED)[None, :]
         if HAS_CAP:  # cap * tanh(x / cap), all of it in base 2
@@ -240,7 +236,7 @@ def _walk(
         v_KW = _rows(v, first, at_K, is_in_K, head, M, H, W, ADDRESSING, MASKED)
         v_KW = operand(v_KW, q_RW.dtype, WIDEN)
         weight_RK = operand(weight_RK, q_RW.dtype, WIDEN)
-        sum_RW = tl.dot(weight_RK, v_KW, acc=sum_RW * shrink_R[:, None], input_precision=PRECISION)
+        sum_RW = tl.dot(weight_RK, v_KW, acc=sum_RW * shrink_R[:, None], input_precision="ieee")
     return sum_RW, peak_R, mass_R
 
 
@@ -250,14 +246,16 @@ def _slots(
 ):
     """The cache slots of a block's first key, where it's all in one page, and of every key."""
     if ADDRESSING == "gather":
+        first = start
         if MASKED:
             page_K = tl.load(pages + key_K // PAGE, is_in_K, other=0)
         else:
             page_K = tl.load(pages + key_K // PAGE)
         at_K = page_K.to(tl.int64) * PAGE + key_K % PAGE
-        return start, at_K
-    first = tl.load(pages + start // PAGE).to(tl.int64) * PAGE + start % PAGE
-    return first, first + (key_K - start)
+    else:
+        first = tl.load(pages + start // PAGE).to(tl.int64) * PAGE + start % PAGE
+        at_K = first + (key_K - start)
+    return first, at_K
 
 
 @triton.jit
@@ -266,26 +264,29 @@ def _rows(
     ADDRESSING: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """A block of keys or values; 0 where there is none, since unwritten slots may hold NaN."""
+    d_W = tl.arange(0, W)
+    at = ((at_K * M + head) * H)[:, None] + d_W[None, :]
     if ADDRESSING == "descriptor":
         x_KW = cache.load([first.to(tl.int32), head * H])
         if MASKED:
-            x_KW = tl.where(is_in_K[:, None], x_KW, 0.0)
-        return x_KW
-    d_W = tl.arange(0, W)
-    at = ((at_K * M + head) * H)[:, None] + d_W[None, :]
-    if MASKED:
-        return tl.load(cache + at, is_in_K[:, None] & (d_W < H)[None, :], other=0.0)
-    if W != H:
-        return tl.load(cache + at, (d_W < H)[None, :], other=0.0)
-    return tl.load(cache + at)
+            x_KW = tl.where(is_in_K[:, None], x_KW, tl.zeros_like(x_KW))
+    elif MASKED:
+        x_KW = tl.load(cache + at, is_in_K[:, None] & (d_W < H)[None, :], other=0.0)
+    elif W != H:
+        x_KW = tl.load(cache + at, (d_W < H)[None, :], other=0.0)
+    else:
+        x_KW = tl.load(cache + at)
+    return x_KW
 
 
 @triton.jit
 def _scales(scale, at_K, is_in_K, head, M: tl.constexpr, MASKED: tl.constexpr):
     """What a block's stored numbers are multiplied by, of [pages, PAGE, M]."""
     if MASKED:
-        return tl.load(scale + at_K * M + head, is_in_K, other=0.0)
-    return tl.load(scale + at_K * M + head)
+        scale_K = tl.load(scale + at_K * M + head, is_in_K, other=0.0)
+    else:
+        scale_K = tl.load(scale + at_K * M + head)
+    return scale_K
 
 
 @triton.jit

@@ -65,7 +65,8 @@ def scale_of(
 ):
     """What stored numbers will be multiplied by: the whole cache's, or found here and kept."""
     if SCALING == "tensor":
-        return tl.load(scale) + tl.zeros_like(peak_B)
-    scale_B = tl.where(peak_B > 0, peak_B / limit(dtype), 1.0)
-    tl.store(scale + slot * M + head_B, scale_B, head_B < M)
+        scale_B = tl.load(scale) + tl.zeros_like(peak_B)
+    else:
+        scale_B = tl.where(peak_B > 0, peak_B / limit(dtype), 1.0)
+        tl.store(scale + slot * M + head_B, scale_B, head_B < M)
     return scale_B

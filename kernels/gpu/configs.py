@@ -81,6 +81,33 @@ def launch_of(architecture: str, kind: Kind, spec: AttentionSpec) -> Launch:
     )
 
 
+def constants(spec: AttentionSpec, launch: Launch, *, widen: bool) -> dict[str, Any]:
+    """What `ragged_attention` is compiled for."""
+    return {
+        "G": spec.group,
+        "M": spec.kv_heads,
+        "H": spec.head_size,
+        "W": padded(spec.head_size),
+        "PAGE": spec.page_tokens,
+        "WINDOW": spec.window,
+        "HAS_CAP": spec.softcap > 0,
+        "HAS_SINKS": spec.sinks,
+        "SCALING": scaling(spec),
+        "ADDRESSING": launch.addressing(spec),
+        "LARGE_ROWS": launch.large_rows,
+        "LARGE_KEYS": launch.large_keys,
+        "SMALL_ROWS": launch.small_rows,
+        "SMALL_KEYS": launch.small_keys,
+        "PARTIAL_ROWS": launch.partial_rows,
+        "WIDEN": widen,
+    }
+
+
+def scaling(spec: AttentionSpec) -> str:
+    """The kernels' word for the scales of a cache, "" where it has none."""
+    return spec.cache_scaling if spec.is_quantised else ""
+
+
 def small_rows(spec: AttentionSpec) -> int:
     """How many rows a sequence may have to be a small tile."""
     return max(SMALL_ROWS, padded(spec.group))

@@ -36,11 +36,13 @@ def operand(x, dtype: tl.constexpr, WIDEN: tl.constexpr):
     WIDEN is for the interpreter, whose tl.dot multiplies the bits of a bfloat16 as integers: the
     rounded numbers go in as float32.
     """
-    if not WIDEN:
-        return x.to(dtype)
-    if x.dtype == tl.float32:
-        x = narrow(x, dtype, WIDEN)
-    return x.to(tl.float32)
+    if WIDEN:
+        if x.dtype == tl.float32:
+            x = narrow(x, dtype, WIDEN)
+        x = x.to(tl.float32)
+    else:
+        x = x.to(dtype)
+    return x
 
 
 @triton.jit
@@ -48,13 +50,14 @@ def stored(x, dtype: tl.constexpr, WIDEN: tl.constexpr):
     """float32 x as a quantised cache stores it, saturated; to the nearest, ties to even."""
     if dtype == tl.int8:
         x = tl.minimum(tl.maximum(x, -127.0), 127.0)
-        return ((x + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23 has no bits for a fraction
-    return narrow(tl.minimum(tl.maximum(x, -448.0), 448.0), dtype, WIDEN)
+        x = ((x + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23 has no bits for a fraction
+    else:
+        x = narrow(tl.minimum(tl.maximum(x, -448.0), 448.0), dtype, WIDEN)
+    return x
 
 
 @triton.jit
 def limit(dtype: tl.constexpr):
     """The largest number that a quantised cache stores."""
-    if dtype == tl.int8:
-        return 127.0
-    return 448.0
+    largest: tl.constexpr = 127.0 if dtype == tl.int8 else 448.0
+    return largest

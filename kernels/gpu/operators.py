@@ -18,7 +18,7 @@ from . import attend as attention
 from . import cache as caches
 from . import ffn, norm
 from . import rope as rotation
-from .configs import launch_of, padded, small_rows
+from .configs import constants, launch_of, padded, scaling, small_rows
 from .device import Device
 from .work import GpuWork, kind_of
 
@@ -91,7 +91,7 @@ class TritonOperators(Operators):
         self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
     ) -> None:
         spec = cache.spec
-        heads = _heads_at_once(spec.kv_heads, spec.head_size)
+        heads = heads_at_once(spec.kv_heads, spec.head_size)
         if len(slots_T):
             caches.kv_write[(len(slots_T), -(-spec.kv_heads // heads))](
                 k_TMH,
@@ -106,7 +106,7 @@ class TritonOperators(Operators):
                 M=spec.kv_heads,
                 H=spec.head_size,
                 W=padded(spec.head_size),
-                SCALING=_scaling(spec),
+                SCALING=scaling(spec),
                 HEADS=heads,
                 WIDEN=self.on.is_interpreter,
             )
@@ -137,9 +137,8 @@ class TritonOperators(Operators):
         sinks_N: torch.Tensor | None,
     ) -> None:
         spec, launch = work.spec, work.launch
-        addressing = launch.addressing(spec)
         k, v = cache.k, cache.v
-        if addressing == "descriptor":
+        if launch.addressing(spec) == "descriptor":
             k, v = (_descriptor(x, launch.keys) for x in (k, v))
         attention.ragged_attention[(work.programs,)](
             q_TNH,
@@ -159,25 +158,10 @@ class TritonOperators(Operators):
             q_TNH.stride(0),
             out.stride(0),
             work.table_SC.stride(0),
-            G=spec.group,
-            M=spec.kv_heads,
-            H=spec.head_size,
-            W=padded(spec.head_size),
-            PAGE=spec.page_tokens,
-            WINDOW=spec.window,
-            HAS_CAP=spec.softcap > 0,
-            HAS_SINKS=spec.sinks,
-            SCALING=_scaling(spec),
-            ADDRESSING=addressing,
-            LARGE_ROWS=launch.large_rows,
-            LARGE_KEYS=launch.large_keys,
-            SMALL_ROWS=launch.small_rows,
-            SMALL_KEYS=launch.small_keys,
-            PARTIAL_ROWS=launch.partial_rows,
-            PRECISION="ieee" if spec.dtype == torch.float32 else "tf32",
-            WIDEN=self.on.is_interpreter,
+            **constants(spec, launch, widen=self.on.is_interpreter),
             num_warps=launch.warps,
             num_stages=launch.stages,
+            enable_fp_fusion=True,
         )
 
     def _put_together(self, work: GpuWork, out: torch.Tensor) -> None:
@@ -225,7 +209,7 @@ class TritonOperators(Operators):
                 W=padded(width),
                 HAS_RESIDUAL=residual is not None,
                 WIDEN=self.on.is_interpreter,
-                num_warps=min(8, max(1, padded(width) // ROW_NUMBERS_PER_WARP)),
+                num_warps=row_warps(width),
             )
         return out, x if residual is None else residual
 
@@ -265,7 +249,7 @@ class TritonOperators(Operators):
     ) -> None:
         tokens, query_heads, size = q_TNH.shape
         kv_heads, rotary = k_TMH.shape[1], table_PR.shape[1]
-        heads = _heads_at_once(max(query_heads, kv_heads), size)
+        heads = heads_at_once(max(query_heads, kv_heads), size)
         if tokens:
             rotation.rope[(tokens, -(-query_heads // heads) + -(-kv_heads // heads))](
                 q_TNH,
@@ -288,7 +272,7 @@ class TritonOperators(Operators):
                 R=rotary,
                 NEOX=style == "neox",
                 WRITES=cache is not None,
-                SCALING="" if cache is None else _scaling(cache.spec),
+                SCALING="" if cache is None else scaling(cache.spec),
                 HEADS=heads,
                 PAIRS=padded(rotary // 2),
                 WIDEN=self.on.is_interpreter,
@@ -321,11 +305,12 @@ class TritonOperators(Operators):
         return torch.from_numpy(values).to(self._device)
 
 
-def _scaling(spec: AttentionSpec) -> str:
-    return spec.cache_scaling if spec.is_quantised else ""
+def row_warps(width: int) -> int:
+    """Warps that share a row of so many numbers."""
+    return min(8, max(1, padded(width) // ROW_NUMBERS_PER_WARP))
 
 
-def _heads_at_once(heads: int, head_size: int) -> int:
+def heads_at_once(heads: int, head_size: int) -> int:
     """As many of a token's heads as one program takes."""
     return min(padded(heads), max(1, BLOCK_NUMBERS // padded(head_size)))
 
