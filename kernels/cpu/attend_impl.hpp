@@ -205,6 +205,15 @@ HFX_INLINE const typename Cache<BF16>::Number* widen(const int8_t* from, const i
   return room.page;
 }
 
+// Fetched of the next V while a row's probabilities are computed: memory is idle then, and a burst of
+// more fetches than it takes in that time stops the core.
+constexpr int64_t FETCH_BYTES = 1024;
+
+HFX_INLINE void fetch_ahead(const void* from) {
+  for (int64_t at = 0; at < FETCH_BYTES; at += 64)
+    _mm_prefetch((const char*)from + at, _MM_HINT_T1);
+}
+
 template <bool BF16, bool INT8>
 void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
           char* scratch) {
@@ -213,6 +222,7 @@ void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t ne
   constexpr int STEP = Cache<BF16>::STEP;
   const int rows = item.queries * call.group, D = call.head_size, page_tokens = call.page_tokens;
   const Room<BF16> room(scratch, rows, D, page_tokens);
+  const int64_t page_bytes = int64_t(page_tokens) * D * sizeof(Number);
   const int32_t* pages = call.table + item.sequence * call.table_stride;
   auto offset = [&](int key, int32_t of_head) {
     return (int64_t(pages[key / page_tokens]) * call.kv_heads + of_head) * page_tokens * D;
@@ -247,6 +257,8 @@ void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t ne
       const int first = call.window ? larger(0, position - call.window + 1) : 0;
       const int last = smaller(valid, position + 1);
       softmax_row<BF16, INT8>(call, room, row, columns, first, last);
+      if (fetch_v && (row + 1) * FETCH_BYTES <= page_bytes)
+        fetch_ahead((const char*)fetch_v + row * FETCH_BYTES);
     }
     rescale<BF16>(room, rows);
     if constexpr (INT8) v = widen<BF16>(stored_v, next_v, int64_t(valid + valid % STEP) * D, room);
