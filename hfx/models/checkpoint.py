@@ -50,11 +50,18 @@ class Checkpoint(Protocol):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Puts the path before the message of every ValueError raised within."""
+    """Puts the path before the message of every ValueError raised within.
+
+    Whatever else foreign data makes the code within trip over becomes one too.
+    """
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path}: a value in it is of the wrong type or out of range ({error})"
+        ) from error
 
 
 def check_tensors(

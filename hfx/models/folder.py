@@ -62,13 +62,17 @@ class FolderCheckpoint:
         config_path = self.path / "tokenizer_config.json"
         template = read_json(config_path).get("chat_template") if config_path.is_file() else None
         if isinstance(template, list):
-            named = {entry["name"]: entry["template"] for entry in template}
-            return named.get("default")
+            with naming(config_path):
+                template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if not isinstance(template, str | None):
+            raise ValueError(f"{config_path}: chat_template is no text: {template!r:.80}")
         return template
 
     def generation(self) -> GenerationDefaults:
         path = self.path / "generation_config.json"
-        return defaults_from_folder(read_json(path) if path.is_file() else {}, self._config)
+        found = read_json(path) if path.is_file() else {}
+        with naming(path):
+            return defaults_from_folder(found, self._config)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -91,8 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def _weight_files(path: Path) -> list[Path]:
     index = path / INDEX
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in names if not (path / name).is_file()]
+        listed = read_json(index)
+        with naming(index):
+            names = sorted(set(listed.get("weight_map", {}).values()))
+            missing = [name for name in names if not (path / name).is_file()]
         if missing or not names:
             raise ValueError(
                 f"{index}: names {len(names)} files, and {len(missing)} of them are missing: "

@@ -76,7 +76,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    found = ", ".join(names) or f"none (model_type {config.get('model_type')!r})"
+    found = ", ".join(map(str, names)) or f"none (model_type {config.get('model_type')!r})"
     raise ValueError(
         f"architecture {found} is not supported; supported: {', '.join(ARCHITECTURES)}"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Pipeline
 
+from .checkpoint import naming
 from .tokenizer import ROLES, Tokenizer
 
 
@@ -25,16 +26,14 @@ def tokenizer_from_folder(path: Path) -> Tokenizer:
         raise ValueError(f"{file}: not a tokenizer that `tokenizers` can read ({error})") from error
     config = _optional_json(path / "tokenizer_config.json")
     named = {**_optional_json(path / "special_tokens_map.json"), **config}
-    special = {role: _text(named[role]) for role in ROLES if named.get(role)}
-    try:
+    with naming(path):
+        special = {role: _text(named[role]) for role in ROLES if named.get(role)}
         return Tokenizer(
             pipeline,
             special,
             add_bos=config.get("add_bos_token"),
             add_eos=config.get("add_eos_token"),
         )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _text(token: Any) -> str:

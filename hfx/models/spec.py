@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from hfx.kernels import RopeScaling
 
+MOST_LAYERS = 4096  # more is a damaged file: names of that many tensors would fill the memory
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
@@ -45,6 +47,8 @@ class DecoderSpec:
         for name in ("vocabulary", "width", "layers", "kv_heads", "head_size", "ffn_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers is {self.layers}: it must be at most {MOST_LAYERS}")
         if self.query_heads < 1 or self.query_heads % self.kv_heads:
             raise ValueError(
                 f"{self.query_heads} query heads over {self.kv_heads} key-value heads: the first "

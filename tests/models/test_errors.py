@@ -106,6 +106,32 @@ def test_an_unsupported_configuration_is_named_by_its_file(folder: Path) -> None
     assert _refused(folder) == f"{folder / 'config.json'}: {expected}"
 
 
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"architectures": 1}),
+        ("config.json", {"head_dim": [64]}),
+        ("config.json", {"rope_parameters": "none"}),
+        ("config.json", {"quantization_config": "awq"}),
+        ("config.json", {"rms_norm_eps": {}}),
+        ("generation_config.json", {"top_k": [1]}),
+        ("generation_config.json", {"temperature": "warm"}),
+        ("model.safetensors.index.json", {"weight_map": [1]}),
+        ("model.safetensors.index.json", {"weight_map": {"a": 1}}),
+        ("tokenizer_config.json", {"chat_template": {"default": 1}}),
+        ("tokenizer_config.json", {"chat_template": ["default"]}),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_by_the_name_of_its_file(
+    folder: Path, file: str, values: dict[str, Any]
+) -> None:
+    path = folder / file
+    path.touch()
+    path.write_text(json.dumps({**json.loads(path.read_text() or "{}"), **values}))
+
+    assert _refused(folder).startswith(f"{path}: ")
+
+
 def test_a_mistral_that_says_nothing_of_its_window_has_that_of_the_first() -> None:
     mistral = {**CONFIG, "architectures": ["MistralForCausalLM"]}
 
@@ -365,6 +391,7 @@ def test_a_spec_refuses_sizes_that_make_no_decoder() -> None:
 
     for sizes, expected in (
         ({"layers": 0}, "layers is 0"),
+        ({"layers": 2**40}, "layers is 1099511627776: it must be at most 4096"),
         ({"query_heads": 3, "kv_heads": 2}, "3 query heads over 2 key-value heads"),
         ({"head_size": 5}, "head_size is 5"),
     ):
