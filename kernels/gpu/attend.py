@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Causal attention of a ragged batch over paged keys, one launch for prompt chunks and decodes.
 
 Persistent programs share out a step's tiles (`kernels.plan`) and walk each one's keys with an

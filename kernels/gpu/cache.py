@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Writing keys and values into a paged cache [pages, PAGE, M, H], quantised or as they are.
 
 T tokens, B heads of a program, M key-value heads, H head size, W its next power of two.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Root-mean-square norm of rows, with the residual's sum on the way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Number formats in kernels: what the interpreter and the hardware can multiply, and rounding."""
 
 from __future__ import annotations

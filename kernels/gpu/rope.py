@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Rotary positions, in place or on the way into the cache.
 
 T tokens, B heads of a program, N query heads, M key-value heads, H head size, W its next power of

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Choosing each row's next token on the device, without a round trip to the host.
 
 R rows, V vocabulary. As on the host: temperature, then min_p (relative to the best token), then
