@@ -22,8 +22,15 @@ ANSWERS = {"OpenAI(": "Red", "LLM(": "Paris"}
 
 def recipe(target: str, *variables: str) -> str:
     """The last command that `make target` runs, for the Python that runs this test."""
-    command = ["make", "--dry-run", "--old-file=install", target, *variables]
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    command = [
+        "make",
+        "--dry-run",
+        "--no-print-directory",
+        "--old-file=install",
+        target,
+        *variables,
+    ]
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
     lines = subprocess.check_output(command, cwd=ROOT, env=environment, text=True).splitlines()
     return lines[-1].replace(".venv/bin/python", shlex.quote(sys.executable))
 
