@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,11 @@ class Objective:
 
     `ttft_s` bounds arrival to first token, `tpot_s` the time per later token, `deadline_s` arrival
     to last token. `weight` says how much a kept promise of this request counts beside others'.
+
+    `on_miss` says what becomes of a promise that can't be kept: "relegate" serves the request
+    later, from spare capacity; "refuse" refuses it on arrival, and makes `deadline_s` hard: past
+    it the request ends as `FinishReason.EXPIRED`. With `may_relegate` false a request keeps its
+    place although its promise is lost.
 
     Raises:
         ValueError: a target or the weight is zero or negative.
@@ -28,8 +34,12 @@ class Objective:
     deadline_s: float | None = None
     tier: str = "default"
     weight: float = 1.0
+    on_miss: Literal["relegate", "refuse"] = "relegate"
+    may_relegate: bool = True
 
     def __post_init__(self) -> None:
+        if self.on_miss not in ("relegate", "refuse"):
+            raise ValueError(f"on_miss is {self.on_miss!r}: it must be 'relegate' or 'refuse'")
         for name in ("ttft_s", "tpot_s", "deadline_s", "weight"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -148,6 +158,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens, or the model's context is full
     ABORT = "abort"  # the client went away or asked for it
     ERROR = "error"  # the step that computed it failed
+    EXPIRED = "expired"  # its hard deadline passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +288,16 @@ class Plan:
     """What the next step does.
 
     `tokens` maps a request's id to how many of its tokens the step computes (at least 1 each);
-    requests that are not named do nothing. `preempt` is carried out first. A plan may name a
-    waiting request in `tokens`: it then starts to run.
+    requests that are not named do nothing. `expire` names requests, running or waiting, whose
+    hard deadline has passed: they are ended first, then `preempt` is carried out. A plan may name a
+    waiting request in `tokens`: it then starts to run. `relegated` names all live requests that
+    are served from spare capacity now, because their promise can't be kept.
     """
 
     tokens: Mapping[str, int] = field(default_factory=dict)
     preempt: tuple[Preemption, ...] = ()
+    expire: tuple[str, ...] = ()
+    relegated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

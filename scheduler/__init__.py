@@ -5,6 +5,15 @@ Importing this package imports no torch. A policy takes a `Snapshot` and returns
 """
 
 from .fcfs import FirstComeFirstServed
+from .policies import POLICIES, build
 from .policy import Blocks, Live, Snapshot, StepPolicy
 
-__all__ = ["Blocks", "FirstComeFirstServed", "Live", "Snapshot", "StepPolicy"]
+__all__ = [
+    "POLICIES",
+    "Blocks",
+    "FirstComeFirstServed",
+    "Live",
+    "Snapshot",
+    "StepPolicy",
+    "build",
+]

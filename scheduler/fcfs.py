@@ -9,7 +9,7 @@ later; the last one itself makes do with what is free, or pauses.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hfx.request import Plan, Preemption
+from hfx.request import FinishReason, Plan, Preemption, Request
 
 from .policy import Live, Snapshot
 
@@ -45,6 +45,9 @@ class FirstComeFirstServed:
             step.start_waiting(snapshot.waiting, self.max_running - len(snapshot.running))
         return Plan(tokens=step.tokens, preempt=tuple(step.preempted.values()))
 
+    def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
+        """Nothing is learned from a request's end."""
+
 
 class _Step:
     """A plan while it is drawn up: what is left of the token budget and of the blocks."""
@@ -52,6 +55,7 @@ class _Step:
     def __init__(self, snapshot: Snapshot, budget_tokens: int) -> None:
         self.blocks = snapshot.blocks
         self.free = snapshot.blocks.free
+        self.refresh = snapshot.refresh
         self.budget_tokens = budget_tokens
         self.tokens: dict[str, int] = {}
         self.preempted: dict[str, Preemption] = {}
@@ -79,6 +83,7 @@ class _Step:
         """
         owed = sum(self._owed(live) for live in self._survivors)
         for live in waiting[: max(0, room)]:
+            self.refresh(live)
             take = min(live.wanted_tokens, self.budget_tokens)
             occupied = live.held_blocks - live.idle_hit_blocks  # of its hit, by others
             whole = self.blocks.to_hold(live.known_tokens) - occupied
@@ -104,6 +109,7 @@ class _Step:
         Blocks that victims share with each other may be counted as held still. Survivors can't hold
         more than the sum of theirs, though: the last of them finds all of the rest free.
         """
+        self.refresh(victim)
         self.budget_tokens += self.tokens.get(victim.request.id, 0)
         self.free += self._holds(victim) - victim.shared_blocks
         self.tokens.pop(victim.request.id, None)

@@ -74,6 +74,7 @@ class Engine:
         self._live: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # both in order of arrival
         self._waiting: list[Sequence] = []
+        self._relegated: frozenset[str] = frozenset()
         self._observers: list[StepObserver] = []
         self._steps = self._preemptions = self._failed_steps = self._failed_in_a_row = 0
         self._query_tokens = self._hit_tokens = 0
@@ -140,23 +141,25 @@ class Engine:
             EngineDead: one step too many in a row has failed.
         """
         started_s = self.clock.now_s()
-        view = View(self._running, self._waiting, self.pool, started_s)
+        view = View(self._running, self._waiting, self._live, self.pool, started_s)
         plan = self._policy.plan(view.snapshot)
+        self._relegated = plan.relegated
+        expired = [self._end(self._live[id], FinishReason.EXPIRED) for id in plan.expire]
         for preemption in plan.preempt:
             self._preempt(self._live[preemption.request_id], preemption.reason)
         fresh = self._start(plan, view, started_s)
         batch, steps = self._batch(plan)
         if not steps:
-            return []
+            return expired
         predicted = self.cost.predict(batch.mix) if self.cost else None
         try:
             sampled = self._executor.execute(batch).sampled
         except Exception as error:
-            return self._fail([sequence for sequence, _ in steps], error)
+            return expired + self._fail([sequence for sequence, _ in steps], error)
         assert len(sampled) == len(batch.draws), "the executor owes a result for every draw"
         self._failed_in_a_row = 0
         now_s = self.clock.now_s()
-        deltas = self._advance(steps, sampled, now_s)
+        deltas = expired + self._advance(steps, sampled, now_s)
         if self.cost:
             self.cost.learn(batch.mix, now_s - started_s)
         self._record(batch, plan, fresh, started_s, now_s, predicted)
@@ -205,7 +208,7 @@ class Engine:
         """Take a running sequence's blocks; it waits again, tokens kept, in order of arrival."""
         logger.debug("request %s is preempted: %s", sequence.id, reason)
         self._leave(sequence)
-        sequence.preemptions += 1
+        sequence.live.preemptions += 1
         self._preemptions += 1
         insort(self._waiting, sequence, key=lambda waiting: waiting.order)
 
@@ -216,7 +219,8 @@ class Engine:
             hit = view.hit(sequence)
             self.pool.take(sequence.holding, hit)
             sequence.kept_blocks = len(hit.blocks)
-            sequence.cached_tokens = len(hit.blocks) * self.pool.block_tokens
+            sequence.live.held_blocks, sequence.live.idle_hit_blocks = len(hit.blocks), 0
+            sequence.live.cached_tokens = len(hit.blocks) * self.pool.block_tokens
             sequence.table_row = self._table.open_row(hit.blocks)
             self._waiting.remove(sequence)
             insort(self._running, sequence, key=lambda running: running.order)
@@ -237,6 +241,7 @@ class Engine:
             blocks = self.pool.grow(sequence.holding, self.pool.blocks_for(cached + count) - held)
             if blocks:
                 self._table.append(sequence.table_row, held, blocks)
+                sequence.live.held_blocks = held + len(blocks)
         return build_batch(steps, self._table), steps
 
     def _advance(
@@ -245,7 +250,7 @@ class Engine:
         deltas: list[Delta] = []
         results = iter(sampled)
         for sequence, count in steps:
-            sequence.cached_tokens += count
+            sequence.live.cached_tokens += count
             if sequence.cached_tokens < len(sequence.token_ids):
                 self._keep_full_blocks(sequence)
                 continue
@@ -299,6 +304,8 @@ class Engine:
         else:
             self._waiting.remove(sequence)
         del self._live[sequence.id]
+        assert sequence.finish_reason is not None, "only what has ended is dropped"
+        self._policy.ended(sequence.request, sequence.output_tokens, sequence.finish_reason)
         self._tell(lambda observer: observer.on_finish(last))
 
     def _leave(self, sequence: Sequence) -> None:
@@ -307,7 +314,7 @@ class Engine:
         self._table.close_row(sequence.table_row)
         self.pool.release(sequence.holding)
         sequence.table_row = -1
-        sequence.cached_tokens = 0
+        sequence.live.cached_tokens = sequence.live.held_blocks = 0
 
     def _record(
         self,

@@ -7,6 +7,7 @@ from array import array
 
 from hfx.cache import Holding, PrefixChain
 from hfx.request import FinishReason, Request
+from hfx.scheduler import Live
 
 from .delta import Delta, RequestTimes, TokenLogprob
 from .detokenize import TextStream
@@ -17,7 +18,8 @@ class Sequence:
     """One request on its way: changed by its engine only.
 
     `token_ids` is prompt and output; `cached_tokens` of them have keys and values in the cache.
-    `order` sorts by arrival. `eos_token_ids` end the output unless the request ignores them.
+    `live` is what policies are shown, kept up to date by whoever changes the sequence. `order`
+    sorts by arrival. `eos_token_ids` end the output unless the request ignores them.
     """
 
     def __init__(
@@ -36,17 +38,14 @@ class Sequence:
         self.order = order
         self.max_tokens = max_tokens
         self.token_ids = array("i", request.prompt_token_ids)
-        self.cached_tokens = 0
+        self.live = Live(request, 0, request.prompt_tokens, 0, 0, arrival_s=order[0])
         self.chain = chain
         self.holding = Holding()
         self.kept_blocks = 0
         self.table_row = -1
         self.text = text
-        self.preemptions = 0
         self.hit_tokens = 0  # of the prompt, when it first ran
         self.scheduled_s: float | None = None
-        self.first_token_s: float | None = None
-        self.last_token_s: float | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: str | None = None
@@ -63,7 +62,11 @@ class Sequence:
 
     @property
     def output_tokens(self) -> int:
-        return len(self.token_ids) - self.request.prompt_tokens
+        return self.live.output_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.live.cached_tokens
 
     @property
     def is_finished(self) -> bool:
@@ -84,9 +87,12 @@ class Sequence:
     def append(self, token_id: int, now_s: float) -> str:
         """Take the token that was drawn; the text to show because of it, and maybe the end."""
         self.token_ids.append(token_id)
-        self.last_token_s = now_s
-        if self.first_token_s is None:
-            self.first_token_s = now_s
+        live = self.live
+        live.known_tokens += 1
+        live.output_tokens += 1
+        live.last_token_s = now_s
+        if live.first_token_s is None:
+            live.first_token_s = now_s
         if self._counts is not None:
             self._counts.output[token_id] += 1
         if self.output_tokens >= self.request.sampling.min_tokens and token_id in self._enders:
@@ -121,8 +127,10 @@ class Sequence:
             self.request.prompt_tokens,
             self.output_tokens,
             self.hit_tokens,
-            RequestTimes(self.order[0], self.scheduled_s, self.first_token_s, self.last_token_s),
-            self.preemptions,
+            RequestTimes(
+                self.order[0], self.scheduled_s, self.live.first_token_s, self.live.last_token_s
+            ),
+            self.live.preemptions,
             self.error,
         )
 

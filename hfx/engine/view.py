@@ -1,11 +1,8 @@
-"""What a policy is shown of an engine: sequences as `Live`, the pool as `Blocks`.
+"""What a policy is shown of an engine: its sequences as `Live`, the pool as `Blocks`.
 
-Waiting sequences are looked up in the prefix cache when a policy looks at them and not before: a
-queue may be long, and a policy mostly looks at its front.
+Waiting sequences are looked up in the prefix cache when a policy asks and not before: a queue may
+be long, and a policy mostly looks at its front.
 """
-
-from collections.abc import Sequence as Sequence_
-from typing import overload
 
 from hfx.cache import BlockPool, Hit
 from hfx.scheduler import Blocks, Live, Snapshot
@@ -14,18 +11,28 @@ from .sequence import Sequence
 
 
 class View:
-    """One engine before a step, and the prefix hits that its policy has been told of."""
+    """One engine before a step, and the prefix hits that its policy has been told of.
+
+    `live` finds a sequence by its request's id.
+    """
 
     def __init__(
-        self, running: list[Sequence], waiting: list[Sequence], pool: BlockPool, now_s: float
+        self,
+        running: list[Sequence],
+        waiting: list[Sequence],
+        live: dict[str, Sequence],
+        pool: BlockPool,
+        now_s: float,
     ) -> None:
+        self._sequences = live
         self._pool = pool
         self._hits: dict[str, Hit] = {}
         self.snapshot = Snapshot(
             now_s,
-            [_running(sequence) for sequence in running],
-            _Waiting(waiting.copy(), self),
+            [sequence.live for sequence in running],
+            [sequence.live for sequence in waiting],
             Blocks(pool.total, pool.available, pool.block_tokens),
+            self.refresh,
         )
 
     def hit(self, sequence: Sequence) -> Hit:
@@ -36,48 +43,13 @@ class View:
             hit = self._hits[sequence.id] = self._pool.lookup(names, len(sequence.token_ids))
         return hit
 
-    def waiting(self, sequence: Sequence) -> Live:
-        """A waiting sequence as a policy sees it."""
+    def refresh(self, live: Live) -> None:
+        """Tell of a waiting sequence's prefix hit, or of a running one's shared blocks."""
+        sequence = self._sequences[live.request.id]
+        if sequence.table_row >= 0:
+            live.shared_blocks = sequence.holding.shared
+            return
         hit = self.hit(sequence)
-        held = len(hit.blocks)
-        return Live(
-            sequence.request,
-            held * self._pool.block_tokens,
-            len(sequence.token_ids),
-            sequence.output_tokens,
-            held,
-            idle_hit_blocks=hit.idle,
-            preemptions=sequence.preemptions,
-        )
-
-
-class _Waiting(Sequence_[Live]):
-    """The waiting sequences, each turned into a `Live` when it is looked at."""
-
-    def __init__(self, sequences: list[Sequence], view: View) -> None:
-        self._sequences = sequences
-        self._view = view
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    @overload
-    def __getitem__(self, index: int) -> Live: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence_[Live]: ...
-    def __getitem__(self, index: int | slice) -> Live | Sequence_[Live]:
-        if isinstance(index, slice):
-            return _Waiting(self._sequences[index], self._view)
-        return self._view.waiting(self._sequences[index])
-
-
-def _running(sequence: Sequence) -> Live:
-    return Live(
-        sequence.request,
-        sequence.cached_tokens,
-        len(sequence.token_ids),
-        sequence.output_tokens,
-        len(sequence.holding.blocks),
-        sequence.holding.shared,
-        preemptions=sequence.preemptions,
-    )
+        live.held_blocks = len(hit.blocks)
+        live.cached_tokens = live.held_blocks * self._pool.block_tokens
+        live.idle_hit_blocks = hit.idle

@@ -417,6 +417,9 @@ def test_a_policy_sees_running_requests_in_order_of_arrival(
             seen.append([live.request.id for live in snapshot.running])
             return baseline.plan(snapshot)
 
+        def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
+            assert not request.id, "no request ends in this test"
+
     engine = make_engine()
     baseline, engine._policy = engine._policy, Watch()
     for id, arrival_s in (("late", 3.0), ("early", 2.0)):
