@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf, isfinite, sqrt
+from typing import NamedTuple
 
 from hfx.request import Mix
 
@@ -89,7 +90,9 @@ class Regime:
             raise ValueError(f"upper_factor is {self.upper_factor}: the bound lies above the mean")
 
 
-_NO_PIECE = (0.0, 0.0)
+Bound = tuple[float, float]  # a piece at a given mix: seconds without pairs, seconds per pair
+
+_NO_PIECE: Bound = (0.0, 0.0)
 
 
 class Form:
@@ -161,43 +164,54 @@ class Form:
         quarter = n * 0.25
         more = pairs + quarter * (history_tokens + quarter * 0.5)
         bounds, most = [], 0.0
-        bound: tuple[float, float] | None = _NO_PIECE
+        bound: Bound | None = _NO_PIECE
         for fixed, k, k_b, k_r, h, a in self._pieces:
             constant = fixed + k * context + k_b * product + k_r * root + h * history
             piece = (constant, a)
             bounds.append(piece)
             if constant + a * more > most:
                 most, bound = constant + a * more, piece
-        knots, curve, slopes = self._knots, self._curve, self._slopes
-
-        def binding(n: int) -> tuple[float, float] | None:
-            """The piece that keeps n tokens from fitting; None where they fit."""
-            attention, greatest = 0.0, _NO_PIECE
-            more = pairs + n * (history_tokens + n / 2)
-            for piece in bounds:
-                constant, a = piece
-                value = constant + a * more
-                if value > attention:
-                    attention = value
-                    greatest = piece
-            count = rows + n
-            i = bisect_right(knots, count) - 1
-            total = fixed_s + (curve[i] + slopes[i] * (count - knots[i])) + attention
-            return None if total * factor <= slack_s else greatest
-
-        stride, is_largest = 0, False
-        while n > 0 and bound:
+        knots, curve = self._knots, self._curve
+        if n > 0 and bound:  # nearly always the first piece tried is the one that binds
             constant, a = bound
             left_s = room_s - constant - a * pairs
             found, is_largest = self._solved(left_s, a * history_tokens, a / 2, rows, n)
+            if is_largest and found > 0:
+                attention = 0.0
+                more = pairs + found * (history_tokens + found / 2)
+                for constant, a in bounds:
+                    value = constant + a * more
+                    if value > attention:
+                        attention = value
+                count = rows + found
+                i = bisect_right(knots, count) - 1
+                rise = self._slopes[i] * (count - knots[i])
+                if (fixed_s + (curve[i] + rise) + attention) * factor <= slack_s:
+                    return found
+        question = _Question(self, slack_s, factor, fixed_s, rows, pairs, history_tokens, bounds)
+        return self._searched(question, room_s, n, bound)
+
+    def _searched(self, asked: _Question, room_s: float, n: int, bound: Bound | None) -> int:
+        """Solve for one piece after the other until none binds, from at most n tokens down."""
+        stride, is_largest = 0, False
+        while n > 0 and bound:
+            constant, a = bound
+            left_s = room_s - constant - a * asked.pairs
+            linear, square = a * asked.history_tokens, a / 2
+            found, is_largest = self._solved(left_s, linear, square, asked.rows, n)
             is_largest = is_largest and found <= n - stride
             n = min(n - stride, found)
             stride = 2 * stride or 1
-            bound = binding(n) if n > 0 else None
+            bound = asked.binding(n) if n > 0 else None
         n = max(n, 0)
-        if is_largest or n >= MOST_TOKENS or binding(n + 1):
+        if is_largest or n >= MOST_TOKENS or asked.binding(n + 1):
             return n
-        return _grown(n + 1, binding)
+        return _grown(n + 1, asked.binding)
+
+    def curve_s(self, rows: int) -> float:
+        """The matrix products' time."""
+        i = bisect_right(self._knots, rows) - 1
+        return self._curve[i] + self._slopes[i] * (rows - self._knots[i])
 
     def _rows_within(self, room_s: float) -> int:
         """The most rows whose curve alone stays within `room_s`."""
@@ -239,6 +253,35 @@ class Form:
         in_segment = low == self._last or rows + whole + 1 <= knots[low + 1]
         misses_s = rise_there * (whole + 1 - real)
         return whole, in_segment and misses_s > 1e-12 * room_s
+
+
+class _Question(NamedTuple):
+    """Which n keep a chunk of n tokens behind `history_tokens` within `slack_s`.
+
+    `rows`, `pairs` and `fixed_s` are what the mix has without it.
+    """
+
+    form: Form
+    slack_s: float
+    factor: float
+    fixed_s: float
+    rows: int
+    pairs: float
+    history_tokens: int
+    bounds: list[Bound]
+
+    def binding(self, n: int) -> Bound | None:
+        """The piece that keeps n tokens from fitting; None where they fit."""
+        attention, greatest = 0.0, _NO_PIECE
+        more = self.pairs + n * (self.history_tokens + n / 2)
+        for piece in self.bounds:
+            constant, a = piece
+            value = constant + a * more
+            if value > attention:
+                attention = value
+                greatest = piece
+        total = self.fixed_s + self.form.curve_s(self.rows + n) + attention
+        return None if total * self.factor <= self.slack_s else greatest
 
 
 def _grown(n: int, binding: Callable[[int], object]) -> int:
