@@ -1,6 +1,7 @@
 """Which tiles each architecture runs, read from `configs.json`; an unknown one gets small tiles.
 
-A rule holds for heads of up to `head_bytes`, padded to a power of two. Values are starting points
+A rule holds for heads of up to `head_bytes`, padded to a power of two, and an architecture's last
+one for float32 too, which is multiplied outside of the tensor cores. Values are starting points,
 chosen from resource tables (`python -m benchmarks.targets`); on a device they can be re-ranked.
 """
 
@@ -70,7 +71,8 @@ def launch_of(architecture: str, kind: Kind, spec: AttentionSpec) -> Launch:
     """How a specialisation runs attention of that shape on that architecture."""
     rules = _rules().get(architecture, _rules()[FALLBACK])
     head_bytes = padded(spec.head_size) * spec.dtype.itemsize
-    rule = next((r for r in rules if head_bytes <= r["head_bytes"]), rules[-1])
+    fits = [rule for rule in rules if head_bytes <= rule["head_bytes"]]
+    rule = fits[0] if fits and spec.dtype.itemsize == 2 else rules[-1]
     launch = _launch(rule[kind])
     group = padded(spec.group)
     small_rows = max(SMALL_ROWS, group)
