@@ -51,24 +51,24 @@ def rope(
     sin_P = tl.load(angle + R // 2 + j_P, j_P < R // 2, other=0.0)
     if block < query_blocks:
         head_B = block * HEADS + tl.arange(0, HEADS)
-        _turn_in_place(q + token * q_stride, head_B, cos_P, sin_P, N, H, R, NEOX, PAIRS, WIDEN)
+        turn_in_place(q + token * q_stride, head_B, cos_P, sin_P, N, H, R, NEOX, PAIRS, WIDEN)
     else:
         head_B = (block - query_blocks) * HEADS + tl.arange(0, HEADS)
         row = k + token * k_stride
         if WRITES:
             slot = tl.load(slots_T + token)
-            _turn_into_cache(
+            turn_into_cache(
                 row, k_cache, k_scale, slot, head_B, cos_P, sin_P, M, H, W, R, NEOX, SCALING,
                 PAIRS, WIDEN,
             )  # fmt: skip
             row = v + token * v_stride
             copy_heads(row, v_cache, v_scale, slot, head_B, M, H, W, SCALING, WIDEN)
         else:
-            _turn_in_place(row, head_B, cos_P, sin_P, M, H, R, NEOX, PAIRS, WIDEN)
+            turn_in_place(row, head_B, cos_P, sin_P, M, H, R, NEOX, PAIRS, WIDEN)
 
 
 @triton.jit
-def _turn_in_place(
+def turn_in_place(
     x, head_B, cos_P, sin_P, HEADS_IN_ALL: tl.constexpr, H: tl.constexpr, R: tl.constexpr,
     NEOX: tl.constexpr, PAIRS: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +81,7 @@ def _turn_in_place(
 
 
 @triton.jit
-def _turn_into_cache(
+def turn_into_cache(
     x, cache, scale, slot, head_B, cos_P, sin_P, M: tl.constexpr, H: tl.constexpr,
     W: tl.constexpr, R: tl.constexpr, NEOX: tl.constexpr, SCALING: tl.constexpr,
     PAIRS: tl.constexpr, WIDEN: tl.constexpr,
