@@ -1,8 +1,8 @@
 """What attention is asked for: its fixed shape, one step's ragged batch, one layer's paged cache.
 
-Dimensions: T new tokens of the step, S sequences, C pages in a table row, N query heads, M
-key-value heads, H head size. Tokens are packed end to end; a page holds `page_tokens` slots of
-every head.
+Dimensions: T rows of the step (new tokens, and padding behind them), S sequences, C pages in a
+table row, N query heads, M key-value heads, H head size. Tokens are packed end to end; a page holds
+`page_tokens` slots of every head.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ CacheScaling = Literal["token", "tensor"]
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+
+NO_SLOTS: Int64Array = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,9 @@ class RaggedBatch:
     `context_lens_S[s]` cached tokens once the step is done. Row s of `table_SC` names its pages in
     order; entries behind its last page are never read.
 
+    Rows behind the last new token are padding: they fill a shape that was prepared, belong to no
+    sequence, and their results mean nothing. `padding_slots` says where their keys and values go.
+
     Raises:
         ValueError: the lengths contradict each other, or a table row is too short.
     """
@@ -120,12 +125,14 @@ class RaggedBatch:
     context_lens_S: Int32Array
     table_SC: Int32Array
     page_tokens: int
+    padding_slots: Int64Array = field(default_factory=lambda: NO_SLOTS, repr=False)
     positions_T: Int32Array = field(init=False, repr=False)
     slots_T: Int64Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("query_starts", "context_lens_S", "table_SC"):
             object.__setattr__(self, name, _int32(name, getattr(self, name)))
+        object.__setattr__(self, "padding_slots", np.asarray(self.padding_slots, np.int64))
         self._check()
         query_lens_S = self.query_lens_S
         first_S = self.context_lens_S - query_lens_S - self.query_starts[:-1]
@@ -134,6 +141,9 @@ class RaggedBatch:
         sequence_T = np.repeat(np.arange(len(query_lens_S)), query_lens_S)
         page_T, offset_T = np.divmod(positions_T, self.page_tokens)
         slots_T = self.table_SC[sequence_T, page_T].astype(np.int64) * self.page_tokens + offset_T
+        if len(self.padding_slots):
+            positions_T = np.concatenate((positions_T, np.zeros_like(self.padding_slots, np.int32)))
+            slots_T = np.concatenate((slots_T, self.padding_slots))
         object.__setattr__(self, "positions_T", positions_T)
         object.__setattr__(self, "slots_T", slots_T)
 
@@ -172,8 +182,13 @@ class RaggedBatch:
 
     @property
     def tokens(self) -> int:
-        """T, the step's new tokens."""
+        """The step's new tokens."""
         return int(self.query_starts[-1])
+
+    @property
+    def rows(self) -> int:
+        """T, the rows of the step's tensors: new tokens and padding."""
+        return self.tokens + len(self.padding_slots)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:

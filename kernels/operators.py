@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from .batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
+from .draws import Draws
 from .plan import WorkList
 
 RopeStyle = Literal["neox", "llama"]
@@ -45,12 +46,25 @@ class PlainLinear(LinearWeights):
     bias_O: torch.Tensor | None
 
 
+class Room:
+    """Lists at fixed addresses on the device, for steps that are captured once and replayed."""
+
+    __slots__ = ()
+
+
 class Operators(ABC):
     """The operators of one back end; get one from `hfx.kernels.select`."""
 
     name: str
     threads: int | None = None  # that a large call uses; None: as many as torch does
     work_type: type[WorkList] = WorkList  # what its `plan` gives and its `attend` takes
+    compiles = False  # whether a call of a kind that was not made before may compile something
+    samples = False  # whether it has `sample`
+
+    @property
+    def detail(self) -> str:
+        """What of the machine it uses, for people."""
+        return ""
 
     def objection(self, spec: AttentionSpec) -> str | None:
         """Why attention of this shape can't run here, or None if it can."""
@@ -74,6 +88,21 @@ class Operators(ABC):
         multiples only: the same tokens give the same bits in any company.
         """
         return WorkList.untiled(spec, batch)
+
+    def room(self, spec: AttentionSpec, *, sequences: int, context_tokens: int) -> Room | None:
+        """Where `plan_in` puts steps of up to so many sequences of one new token each.
+
+        None where calls depend on a step's lengths in other ways than through its lists.
+        """
+        return None
+
+    def plan_in(self, room: Room, batch: RaggedBatch) -> WorkList:
+        """The step's tiles, in place of those that the room held.
+
+        Calls with this list and calls with an earlier one of the same room, for batches of as many
+        rows, launch the same: those that were captured can be replayed.
+        """
+        raise NotImplementedError(f"kernel back end {self.name!r} has no rooms")
 
     @abstractmethod
     def kv_write(
@@ -155,6 +184,13 @@ class Operators(ABC):
 
         As Hugging Face does, silu(gate) is rounded to the type before up multiplies it.
         """
+
+    def sample(self, logits_RV: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Token ids int64 [R], `NO_TOKEN` for a row of NaN or without a finite maximum.
+
+        Where the back end `samples`. Rows may be strided; nothing waits for the device.
+        """
+        raise NotImplementedError(f"kernel back end {self.name!r} has no sampler")
 
     def pack_linear(
         self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None, *, gated: bool = False

@@ -41,6 +41,55 @@ class Tiling:
     fixed: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The most that a work list can hold, whatever the lengths: items, reductions, partial slots.
+
+    A launch that is captured once and replayed reads its lists at fixed addresses with this much
+    room behind them.
+    """
+
+    items: int
+    reductions: int
+    slots: int
+
+    @classmethod
+    def of(
+        cls,
+        spec: AttentionSpec,
+        tiling: Tiling,
+        *,
+        sequences: int,
+        tokens: int,
+        context_tokens: int,
+    ) -> Capacity:
+        """Enough for every step of up to so many sequences and new tokens, contexts that long.
+
+        A sequence of n tokens has 1 + (n - 1) // t tiles of t tokens. A tile of cost c is split
+        into at most 1 + (c - 1) // share parts, and the costs of a step add up to less than twice
+        its programs' shares: rounding down to the share can halve it, and no more.
+        """
+        some = min(sequences, tokens)
+        tiles = some + (tokens - some) // max(1, tiling.large_rows // spec.group)
+        if tiling.fixed:
+            parts = max(1, -(-context_tokens // tiling.split_tokens))
+            slots = some * parts if parts > 1 else 0
+            return cls(items=tiles + some * (parts - 1), reductions=slots // 2, slots=slots)
+        parts = max(1, context_tokens // tiling.split_tokens)
+        shares = 2 * tiling.programs * tiling.shares // spec.kv_heads
+        items = min(tiles + shares, tiles * parts)
+        slots = min(2 * shares + 1, items) if parts > 1 else 0
+        return cls(items=items, reductions=min(tiles, slots // 2), slots=slots)
+
+    def holds(self, work: WorkList) -> bool:
+        """Whether a list fits."""
+        return (
+            len(work.items) <= self.items
+            and len(work.reductions) <= self.reductions
+            and work.slots <= self.slots
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkList:
     """The tiles of one step, costliest first, each to be run for every key-value head.
@@ -109,7 +158,7 @@ class WorkList:
     @property
     def visible_pairs(self) -> int:
         """(query token, key) pairs that count, for one head."""
-        seen_T = self.batch.positions_T.astype(np.int64) + 1
+        seen_T = self.batch.positions_T[: self.batch.tokens].astype(np.int64) + 1
         return int((np.minimum(seen_T, self.spec.window) if self.spec.window else seen_T).sum())
 
     @property

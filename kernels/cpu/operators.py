@@ -56,6 +56,10 @@ class CpuOperators(Operators):
         """The instruction set in use."""
         return ISAS[self.level]
 
+    @property
+    def detail(self) -> str:
+        return f"{self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
     def objection(self, spec: AttentionSpec) -> str | None:
         if spec.dtype not in (torch.bfloat16, torch.float32):
             return f"computes in torch.bfloat16, torch.float32, not in {spec.dtype}"

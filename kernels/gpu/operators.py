@@ -12,15 +12,18 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..batch import QUANTISED, AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
-from ..operators import Operators, RopeStyle
-from ..plan import WorkList
+from ..draws import Draws
+from ..operators import Operators, Room, RopeStyle
+from ..plan import Capacity, WorkList
 from . import attend as attention
 from . import cache as caches
 from . import ffn, norm
 from . import rope as rotation
 from .configs import constants, launch_of, padded, scaling, small_rows
 from .device import Device
-from .work import GpuWork, kind_of
+from .room import GpuRoom
+from .sample import sample
+from .work import GpuWork, kind_of, tiling_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HEAD_SIZES = (16, 256)  # tl.dot needs 16; more than 256 would not fit into registers
@@ -36,11 +39,17 @@ class TritonOperators(Operators):
     """
 
     name = "triton"
+    compiles = True
+    samples = True
 
     def __init__(self, device: torch.device, on: Device | None = None) -> None:
         self.on = Device.of(device) if on is None else on
         self._device = device
         self._planned: GpuWork | None = None
+
+    @property
+    def detail(self) -> str:
+        return f"{self.on.architecture}, {self.on.cores} cores"
 
     def objection(self, spec: AttentionSpec) -> str | None:
         if spec.dtype not in DTYPES:
@@ -87,6 +96,31 @@ class TritonOperators(Operators):
         )
         return self._planned
 
+    def room(self, spec: AttentionSpec, *, sequences: int, context_tokens: int) -> GpuRoom:
+        launch = launch_of(self.on.architecture, "decode", spec)
+        programs = self.on.cores * launch.programs_per_core
+        capacity = Capacity.of(
+            spec,
+            tiling_of(launch, programs, fixed=False),
+            sequences=sequences,
+            tokens=sequences,
+            context_tokens=context_tokens,
+        )
+        return GpuRoom.of(
+            spec,
+            launch,
+            programs,
+            capacity,
+            self._device,
+            sequences=sequences,
+            context_tokens=context_tokens,
+        )
+
+    def plan_in(self, room: Room, batch: RaggedBatch) -> GpuWork:
+        assert isinstance(room, GpuRoom)
+        self._planned = GpuWork.planned_in(room, batch)
+        return self._planned
+
     def kv_write(
         self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
     ) -> None:
@@ -124,7 +158,7 @@ class TritonOperators(Operators):
             out = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
         if len(work.items):
             self._run_tiles(q_TNH, cache, work, out, sinks_N)
-        if work.slots:
+        if work.reduces:
             self._put_together(work, out)
         return out
 
@@ -294,6 +328,9 @@ class TritonOperators(Operators):
                 WIDEN=self.on.is_interpreter,
             )
         return out
+
+    def sample(self, logits_RV: torch.Tensor, draws: Draws) -> torch.Tensor:
+        return sample(logits_RV, draws)
 
     def _on_device(self, values: Int32Array | Int64Array) -> torch.Tensor:
         """The array's copy on the device, the planned step's own where it's that."""

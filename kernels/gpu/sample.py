@@ -8,34 +8,17 @@ seed and its step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
+from ..draws import NO_TOKEN, Draws
 from .attend import LOG2_E
 from .configs import padded
 
 BLOCK = 4096
 LEAST_WEIGHT: tl.constexpr = tl.constexpr(1e-37)  # a normal number: less is flushed to 0 somewhere
-NO_TOKEN = -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Draws:
-    """What each row asks for, on the device.
-
-    `temperature_R`, `top_p_R`, `min_p_R` float32, `top_k_R` int32: 0 chooses the best token, 1, 0
-    and 0 cut nothing. `seed_R` and `step_R`, int64 and int32, number the random choices.
-    """
-
-    temperature_R: torch.Tensor
-    top_k_R: torch.Tensor
-    top_p_R: torch.Tensor
-    min_p_R: torch.Tensor
-    seed_R: torch.Tensor
-    step_R: torch.Tensor
+__all__ = ["NO_TOKEN", "Draws", "sample"]
 
 
 def sample(logits_RV: torch.Tensor, draws: Draws) -> torch.Tensor:

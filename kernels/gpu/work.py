@@ -13,8 +13,7 @@ import torch
 from ..batch import AttentionSpec, Int32Array, RaggedBatch
 from ..plan import LARGE, Tiling, WorkList
 from .configs import Kind, Launch
-
-ALIGNED = 4  # int32 a 16-byte boundary: what vector loads want of an address
+from .room import ALIGNED, GpuRoom
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +22,8 @@ class GpuWork(WorkList):
 
     `counts` holds the number of large items, small items and lines of `lines` [R, 4], one per
     token of a split tile: row of the result, token within the tile, first slot, slots. `partial`
-    and `stats` are where split tiles leave their sums, maxima and masses.
+    and `stats` are where split tiles leave their sums, maxima and masses. `reduces` says whether to
+    launch what puts them together.
     """
 
     launch: Launch
@@ -36,6 +36,7 @@ class GpuWork(WorkList):
     slots_T: torch.Tensor
     partial: torch.Tensor
     stats: torch.Tensor
+    reduces: bool
 
     @classmethod
     def planned(
@@ -49,22 +50,9 @@ class GpuWork(WorkList):
         fixed: bool,
     ) -> GpuWork:
         """The step's tiles as that launch wants them, with everything it reads on the device."""
-        tiling = Tiling(
-            small_rows=launch.small_rows,
-            large_rows=launch.large_rows,
-            programs=programs,
-            split_tokens=launch.split_tokens,
-            fixed=fixed,
-        )
-        work = WorkList.tiled(spec, batch, tiling)
-        is_small_W = (work.items[:, 7] & LARGE) == 0
-        items = work.items[np.argsort(is_small_W, kind="stable")]
-        lines = _lines(work.reductions)
-        small = int(is_small_W.sum())
-        counts = np.array([len(items) - small, small, len(lines), 0], np.int32)
-        slots_T = batch.slots_T.view(np.int32)
-        host = [counts, items, lines, batch.table_SC, batch.positions_T, slots_T]
-        on_device = _upload(host, device)
+        work = WorkList.tiled(spec, batch, tiling_of(launch, programs, fixed=fixed))
+        lists = _lists(work)
+        on_device = _upload(list(lists.values()), device)
         sums = (work.slots * spec.kv_heads, launch.partial_rows)
         return cls(
             spec,
@@ -75,15 +63,51 @@ class GpuWork(WorkList):
             work.tile_rows,
             launch,
             programs,
-            on_device[0],
-            on_device[1],
-            on_device[2],
-            on_device[3],
-            on_device[4],
-            on_device[5].view(torch.int64),
+            *on_device[:5],
+            on_device[5].view(torch.int64)[:, 0],
             torch.empty(*sums, spec.head_size, device=device),
             torch.empty(*sums, 2, device=device),
+            work.slots > 0,
         )
+
+    @classmethod
+    def planned_in(cls, room: GpuRoom, batch: RaggedBatch) -> GpuWork:
+        """The step's tiles in a room: the same addresses, launch and grid for every batch."""
+        tiling = tiling_of(room.launch, room.programs, fixed=False)
+        work = WorkList.tiled(room.spec, batch, tiling)
+        assert room.capacity.holds(work), f"{work.slots} slots in {room.capacity}"
+        room.send(_lists(work))
+        on_device = room.on_device
+        return cls(
+            room.spec,
+            batch,
+            work.items,
+            work.reductions,
+            work.slots,
+            work.tile_rows,
+            room.launch,
+            room.programs,
+            on_device["counts"],
+            on_device["items"],
+            on_device["lines"],
+            on_device["table"],
+            on_device["positions"][: batch.rows],
+            on_device["slots"].view(torch.int64)[: batch.rows, 0],
+            room.partial,
+            room.stats,
+            room.capacity.slots > 0,
+        )
+
+
+def tiling_of(launch: Launch, programs: int, *, fixed: bool) -> Tiling:
+    """How a launch wants a step cut."""
+    return Tiling(
+        small_rows=launch.small_rows,
+        large_rows=launch.large_rows,
+        programs=programs,
+        split_tokens=launch.split_tokens,
+        fixed=fixed,
+    )
 
 
 def kind_of(spec: AttentionSpec, batch: RaggedBatch, small_rows: int) -> Kind:
@@ -94,6 +118,22 @@ def kind_of(spec: AttentionSpec, batch: RaggedBatch, small_rows: int) -> Kind:
     if has_large:
         return "mixed" if has_small else "prompt"
     return "decode"
+
+
+def _lists(work: WorkList) -> dict[str, Int32Array]:
+    """What the kernels read, by name, in the order of a room."""
+    batch = work.batch
+    is_small_W = (work.items[:, 7] & LARGE) == 0
+    small = int(is_small_W.sum())
+    lines = _lines(work.reductions)
+    return {
+        "counts": np.array([len(work.items) - small, small, len(lines), 0], np.int32),
+        "items": work.items[np.argsort(is_small_W, kind="stable")],
+        "lines": lines,
+        "table": batch.table_SC,
+        "positions": batch.positions_T,
+        "slots": batch.slots_T.view(np.int32).reshape(-1, 2),
+    }
 
 
 def _lines(reductions: Int32Array) -> Int32Array:

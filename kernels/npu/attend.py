@@ -84,7 +84,7 @@ class AscendTritonOperators(LibraryOperators):
             out = torch.empty(q_TNH.shape, dtype=q_TNH.dtype, device=q_TNH.device)
         if len(work.items):
             self._run_tiles(q_TNH, cache, work, out, sinks_N)
-        if work.slots:
+        if work.reduces:
             self._put_together(work, out)
         return out
 
