@@ -113,6 +113,34 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A class of service: the promise of its requests that bring none, and what overload may do.
+
+    Targets are seconds, None where nothing is promised; `weight` says how much a kept promise
+    counts beside others'. A request of a tier that `may_refuse` is refused on arrival when its
+    promise can't be kept, and ended at its deadline, unless it asks for something else. A tier
+    that `may_relegate` has requests whose promise is lost served from spare capacity.
+
+    Raises:
+        ValueError: a target or the weight is not a number above 0.
+    """
+
+    name: str
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    deadline_s: float | None = None
+    weight: float = 1.0
+    may_refuse: bool = False
+    may_relegate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s", "deadline_s", "weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"tier {self.name}: {name} is {value}: it must be greater than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
     """The HTTP server around an engine."""
 
@@ -126,6 +154,7 @@ class HttpConfig:
     sse_keep_alive_s: float = 15.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_requests: bool = False
+    per_request_metrics: bool = False  # also in answers to requests without a promise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,3 +163,4 @@ class ServeConfig:
 
     engine: EngineConfig = field(default_factory=EngineConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
+    tiers: tuple[Tier, ...] = ()  # beside the built-in ones, or instead of one of the same name

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .batch import Executor, Sampled, StepBatch, StepOutput
     from .delta import Delta, RequestTimes, TokenLogprob
     from .engine import Engine
-    from .errors import EngineDead, EngineDraining, EngineError, EngineFull
+    from .errors import EngineDead, EngineDraining, EngineError, EngineFull, Infeasible
     from .launch import build_engine
     from .llm import LLM, Completion
     from .observe import EngineStats, StepObserver, StepRecord
@@ -30,6 +30,7 @@ _HOMES = {
     "EngineFull": "errors",
     "EngineStats": "observe",
     "Executor": "batch",
+    "Infeasible": "errors",
     "RequestTimes": "delta",
     "Sampled": "batch",
     "StepBatch": "batch",
@@ -53,6 +54,7 @@ __all__ = [
     "EngineFull",
     "EngineStats",
     "Executor",
+    "Infeasible",
     "RequestTimes",
     "Sampled",
     "StepBatch",

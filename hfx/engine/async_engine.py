@@ -8,16 +8,18 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfx.clock import Clock
 from hfx.config import EngineConfig, SchedulerConfig
-from hfx.request import Request
+from hfx.request import Refused, Request
 
 from .delta import Delta
 from .engine import Engine
-from .errors import EngineDead, EngineDraining, EngineFull
+from .errors import EngineDead, EngineDraining, EngineFull, Infeasible
+from .forecast import Outlook
 from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver
 from .outbox import News, Outbox
@@ -25,6 +27,8 @@ from .stream import DeltaStream, Mailbox
 
 if TYPE_CHECKING:
     from hfx.models import LoadedModel
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class AsyncEngine:
         self._mailboxes: dict[str, Mailbox] = {}  # the loop's: of live requests
         self._readers: dict[str, tuple[Mailbox, Outbox]] = {}  # the thread's: likewise
         self._outbox: Outbox | None = None
+        self._questions: set[asyncio.Future[Any]] = set()  # the loop's: not yet answered
         self._emptied = asyncio.Event()
         self._draining = False
         self._stopping = False
@@ -128,6 +133,40 @@ class AsyncEngine:
         self._commands.put(lambda: self._add(request, mailbox, outbox))
         return DeltaStream(mailbox, self)
 
+    async def admit(self, requests: Sequence[Request]) -> list[DeltaStream]:
+        """Admit all of them or none, once the engine has said that it can keep their promises.
+
+        It says so between two steps, so that this may take as long as a step.
+
+        Raises:
+            Infeasible: it can't keep one that would rather be refused.
+            EngineFull, EngineDraining, EngineDead, ValueError: as `generate`.
+        """
+        streams: list[DeltaStream] = []
+        try:
+            for request in requests:
+                self._check_admits(request)
+                mailbox = self._mailboxes[request.id] = Mailbox(request.id)
+                streams.append(DeltaStream(mailbox, self))
+            mailboxes = [self._mailboxes[request.id] for request in requests]
+            refused = await self._ask(lambda outbox: self._admit(requests, mailboxes, outbox))
+            if refused is not None:
+                raise Infeasible(refused)
+        except BaseException:
+            for stream in streams:
+                stream.close()
+            raise
+        return streams
+
+    async def outlook(self, request: Request) -> Outlook | None:
+        """What a request could expect if it came now, which it does not; None without prices.
+
+        Raises:
+            EngineDraining, EngineDead, ValueError: as `generate`.
+        """
+        self._check_takes(request)
+        return await self._ask(lambda _: self._engine.outlook(request))
+
     def abort(self, request_id: str) -> None:
         """End a request; its reader gets a last delta that says so. Nothing if it has ended.
 
@@ -169,12 +208,15 @@ class AsyncEngine:
         if self._outbox is not None:
             self._outbox.call(lambda: self._discard(mailbox))
 
-    def _check_admits(self, request: Request) -> None:
+    def _check_takes(self, request: Request) -> None:
         if not self.is_healthy:
             raise EngineDead(f"the engine has stopped: {self._death or 'it was closed'}")
         if self._draining:
             raise EngineDraining("the engine is about to stop and takes no new requests")
         self._engine.check(request)
+
+    def _check_admits(self, request: Request) -> None:
+        self._check_takes(request)
         if request.id in self._mailboxes:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         queued = max(len(self._mailboxes) - self._limits.max_num_seqs, self._engine.waiting)
@@ -182,8 +224,30 @@ class AsyncEngine:
         if queued >= limit:
             raise EngineFull(
                 f"{queued} requests are waiting, at most {limit} may (max_num_queued_reqs): "
-                "try again later"
+                "try again later",
+                self._engine.room_s,
             )
+
+    async def _ask(self, question: Callable[[Outbox], T]) -> T:
+        """What `question` returns in the engine's thread, between two steps."""
+        loop = asyncio.get_running_loop()
+        outbox = self._outbox_of(loop)
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def ask() -> None:
+            try:
+                result = question(outbox)
+            except Exception as error:
+                outbox.call(partial(_settle, answer.set_exception, error, answer))
+            else:
+                outbox.call(partial(_settle, answer.set_result, result, answer))
+
+        self._questions.add(answer)
+        try:
+            self._commands.put(ask)
+            return await answer
+        finally:
+            self._questions.discard(answer)
 
     def _outbox_of(self, loop: asyncio.AbstractEventLoop) -> Outbox:
         if self._outbox is None or self._outbox.loop is not loop:
@@ -224,6 +288,8 @@ class AsyncEngine:
             for mailbox in list(self._mailboxes.values()):
                 mailbox.fail(error)
                 self._discard(mailbox)
+            for answer in self._questions:
+                _settle(answer.set_exception, error, answer)
 
         if self._outbox is not None:
             self._outbox.call(fail)
@@ -263,6 +329,18 @@ class AsyncEngine:
         self._engine.add(request)
         self._readers[request.id] = (mailbox, outbox)
 
+    def _admit(
+        self, requests: Sequence[Request], mailboxes: Sequence[Mailbox], outbox: Outbox
+    ) -> Refused | None:
+        for place, (request, mailbox) in enumerate(zip(requests, mailboxes, strict=True)):
+            refused = self._engine.answer(request)
+            if refused is not None:
+                for admitted in requests[:place]:
+                    self._abort(admitted.id)
+                return refused
+            self._add(request, mailbox, outbox)
+        return None
+
     def _abort(self, request_id: str) -> None:
         delta = self._engine.abort(request_id)
         if delta is not None:
@@ -282,3 +360,9 @@ class AsyncEngine:
                 del self._readers[delta.request_id]
         for outbox, news in by_outbox.items():
             outbox.post(news)
+
+
+def _settle(settle: Callable[[Any], None], result: object, answer: "asyncio.Future[Any]") -> None:
+    """Answer a question, unless whoever asked has gone."""
+    if not answer.done():
+        settle(result)

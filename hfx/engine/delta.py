@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from hfx.request import FinishReason
 
+from .account import Account
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
@@ -40,7 +42,8 @@ class Delta:
     back until it is decided. `finish_reason` is set on the last delta only, and then `stop_reason`
     is the stop string or token id that ended it, if one did, and `error` says what failed.
     `prompt_tokens`, `output_tokens`, `cached_tokens` (of the prompt, found in the prefix cache) and
-    `preemptions` are totals so far.
+    `preemptions` are totals so far. `account` says where the time went; it is set on the last delta
+    only.
     """
 
     request_id: str
@@ -55,6 +58,7 @@ class Delta:
     times: RequestTimes
     preemptions: int = 0
     error: str | None = None
+    account: Account | None = None
 
     def followed_by(self, later: "Delta") -> "Delta":
         """Both as one delta, as if the reader had looked only once."""

@@ -4,6 +4,8 @@ Synchronous and for one thread only. Each step: snapshot, plan, preempt, take bl
 append what was drawn, end what is done. Blocks are given back on every way out.
 """
 
+from __future__ import annotations
+
 import logging
 from bisect import insort
 from collections.abc import Callable, Collection
@@ -12,15 +14,19 @@ from collections.abc import Sequence as Sequence_
 from hfx.cache import BlockPool, PrefixChain
 from hfx.clock import Clock, MonotonicClock
 from hfx.cost import Estimate
-from hfx.request import FinishReason, Plan, Request
+from hfx.request import FinishReason, Plan, Refused, Request
 from hfx.scheduler import StepPolicy
 
+from .account import Meter, StepShare, is_promise
 from .batch import BlockTable, Executor, Sampled, StepBatch, build_batch
 from .delta import Delta
 from .detokenize import TextStream
 from .errors import EngineDead
+from .expiry import Expiries
+from .forecast import Forecast, Outlook
 from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver, StepRecord
+from .room import Room
 from .sequence import Sequence
 from .view import View
 
@@ -34,7 +40,7 @@ class Engine:
 
     `decode(token_ids, skip_special_tokens)` turns tokens into text. A request without a seed gets
     one from `seed` and its place in the order of arrival, so a rerun gives the same text. `cost`
-    predicts every step before it runs and learns from it.
+    predicts every step before it runs and learns from it; `admission` predicts requests.
 
     Raises:
         ValueError: the pool can't hold one sequence of `max_model_len` tokens.
@@ -53,6 +59,7 @@ class Engine:
         clock: Clock | None = None,
         seed: int = 0,
         cost: LiveCost | None = None,
+        admission: Forecast | None = None,
     ) -> None:
         if pool.total * pool.block_tokens < max_model_len:
             raise ValueError(
@@ -70,6 +77,10 @@ class Engine:
         self._eos = frozenset(i for i in eos_token_ids if i < vocabulary)
         self._seed = seed
         self._arrivals = 0
+        self._admission = admission
+        self._meter = Meter(None if cost is None else lambda mix: cost.predict(mix).mean_s)
+        self._expiries = Expiries()
+        self._room = Room(None if cost is None else cost.online)
         self._table = BlockTable(16, pool.blocks_for(max_model_len))
         self._live: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # both in order of arrival
@@ -93,6 +104,11 @@ class Engine:
     def waiting(self) -> int:
         """Requests that hold no blocks yet, or no longer."""
         return len(self._waiting)
+
+    @property
+    def room_s(self) -> float | None:
+        """How soon the queue gets shorter by one, by the prices; from any thread. None: unknown."""
+        return self._room.wait_s
 
     def add_observer(self, observer: StepObserver) -> None:
         """Tell an observer about every step and every end from now on."""
@@ -126,8 +142,29 @@ class Engine:
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         sequence = self._sequence(request)
+        if is_promise(request.objective):
+            sequence.account.outlook = self.outlook(request)
         self._live[request.id] = sequence
+        self._expiries.add(sequence)
         insort(self._waiting, sequence, key=lambda waiting: waiting.order)
+
+    def answer(self, request: Request) -> Refused | None:
+        """Why a request that would rather be refused than served late should be; None: it is fine.
+
+        Nothing is refused without prices.
+        """
+        objective = request.objective
+        if self._admission is None or objective.on_miss != "refuse" or not is_promise(objective):
+            return None
+        view = self._view(self.clock.now_s())
+        return self._admission.answer(request, view.snapshot, view.hit_tokens(request))
+
+    def outlook(self, request: Request) -> Outlook | None:
+        """What a request could expect if it came now; None without prices."""
+        if self._admission is None:
+            return None
+        view = self._view(self.clock.now_s())
+        return self._admission.outlook(request, view.snapshot, view.hit_tokens(request))
 
     def abort(self, request_id: str) -> Delta | None:
         """End a request now, wherever it is; None if it has ended already."""
@@ -141,17 +178,20 @@ class Engine:
             EngineDead: one step too many in a row has failed.
         """
         started_s = self.clock.now_s()
-        view = View(self._running, self._waiting, self._live, self.pool, started_s)
+        expired = self._expire(self._expiries.due(started_s))
+        view = self._view(started_s)
         plan = self._policy.plan(view.snapshot)
-        self._relegated = plan.relegated
-        expired = [self._end(self._live[id], FinishReason.EXPIRED) for id in plan.expire]
+        relegated = self._relegate(plan.relegated)
+        expired += self._expire(plan.expire)
         for preemption in plan.preempt:
             self._preempt(self._live[preemption.request_id], preemption.reason)
         fresh = self._start(plan, view, started_s)
         batch, steps = self._batch(plan)
+        self._meter.stood(started_s, short=self._is_short(view), dry=not self.pool.available)
         if not steps:
             return expired
         predicted = self.cost.predict(batch.mix) if self.cost else None
+        planned_s = self.clock.now_s()
         try:
             sampled = self._executor.execute(batch).sampled
         except Exception as error:
@@ -159,10 +199,12 @@ class Engine:
         assert len(sampled) == len(batch.draws), "the executor owes a result for every draw"
         self._failed_in_a_row = 0
         now_s = self.clock.now_s()
-        deltas = expired + self._advance(steps, sampled, now_s)
+        share = self._meter.step(batch.mix, started_s, now_s - planned_s, now_s)
+        deltas = expired + self._advance(steps, sampled, share, now_s)
         if self.cost:
             self.cost.learn(batch.mix, now_s - started_s)
-        self._record(batch, plan, fresh, started_s, now_s, predicted)
+        self._room.look(now_s, self._running, self._waiting)
+        self._record(batch, plan, fresh, relegated, started_s, now_s, predicted)
         return deltas
 
     def stats(self) -> EngineStats:
@@ -170,6 +212,7 @@ class Engine:
         return EngineStats(
             running=len(self._running),
             waiting=len(self._waiting),
+            deferred=sum(sequence.id in self._relegated for sequence in self._waiting.copy()),
             free_blocks=self.pool.available,
             idle_blocks=self.pool.idle,
             total_blocks=self.pool.total,
@@ -192,7 +235,8 @@ class Engine:
     def _sequence(self, request: Request) -> Sequence:
         self._arrivals += 1
         sampling = request.sampling
-        arrival_s = request.arrival_s or self.clock.now_s()
+        now_s = self.clock.now_s()
+        arrival_s = request.arrival_s or now_s
         seed = sampling.seed
         return Sequence(
             request,
@@ -202,11 +246,40 @@ class Engine:
             eos_token_ids=self._eos,
             chain=PrefixChain(self.pool.block_tokens, request.cache_salt),
             text=TextStream(self._decode, sampling, request.prompt_token_ids),
+            account=self._meter.open(request.objective, arrival_s, now_s),
         )
+
+    def _view(self, now_s: float) -> View:
+        return View(self._running, self._waiting, self._live, self.pool, now_s)
+
+    def _expire(self, request_ids: Sequence_[str]) -> list[Delta]:
+        return [self._end(self._live[id], FinishReason.EXPIRED) for id in request_ids]
+
+    def _relegate(self, request_ids: frozenset[str]) -> tuple[str, ...]:
+        """Take note of who is served from spare capacity; the tiers of those who were not before.
+
+        A request counts once, however often it goes back and forth.
+        """
+        fresh = [self._live[id] for id in request_ids - self._relegated]
+        self._relegated = request_ids
+        tiers = tuple(s.request.objective.tier for s in fresh if not s.account.was_relegated)
+        for sequence in fresh:
+            sequence.account.was_relegated = True
+        return tiers
+
+    def _is_short(self, view: View) -> bool:
+        """Whether the first waiting request could not have its blocks."""
+        if not self._waiting:
+            return False
+        first = self._waiting[0]
+        hit = view.hit(first)
+        occupied = len(hit.blocks) - hit.idle
+        return self.pool.blocks_for(len(first.token_ids)) - occupied > self.pool.available
 
     def _preempt(self, sequence: Sequence, reason: str) -> None:
         """Take a running sequence's blocks; it waits again, tokens kept, in order of arrival."""
         logger.debug("request %s is preempted: %s", sequence.id, reason)
+        sequence.account.redo_tokens = max(sequence.account.redo_tokens, sequence.cached_tokens)
         self._leave(sequence)
         sequence.live.preemptions += 1
         self._preemptions += 1
@@ -245,11 +318,16 @@ class Engine:
         return build_batch(steps, self._table), steps
 
     def _advance(
-        self, steps: list[tuple[Sequence, int]], sampled: Sequence_[Sampled], now_s: float
+        self,
+        steps: list[tuple[Sequence, int]],
+        sampled: Sequence_[Sampled],
+        share: StepShare,
+        now_s: float,
     ) -> list[Delta]:
         deltas: list[Delta] = []
         results = iter(sampled)
         for sequence, count in steps:
+            share.bear(sequence.account, sequence.live, count)
             sequence.live.cached_tokens += count
             if sequence.cached_tokens < len(sequence.token_ids):
                 self._keep_full_blocks(sequence)
@@ -265,6 +343,8 @@ class Engine:
         self._keep_full_blocks(sequence)
         text = sequence.append(sampled.token_id, now_s)
         logprobs = None if sampled.logprob is None else (sampled.logprob,)
+        if sequence.is_finished and sequence.expires_s is not None and now_s > sequence.expires_s:
+            sequence.end(FinishReason.EXPIRED)
         delta = sequence.delta((sampled.token_id,), text, logprobs)
         if sequence.is_finished:
             self._drop(sequence, delta)
@@ -292,6 +372,7 @@ class Engine:
         return deltas
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> Delta:
+        self._meter.wait(sequence.account, sequence.live, self.clock.now_s())
         sequence.end(reason, error)
         delta = sequence.delta(text=sequence.text.flush())
         self._drop(sequence, delta)
@@ -305,6 +386,8 @@ class Engine:
             self._waiting.remove(sequence)
         del self._live[sequence.id]
         assert sequence.finish_reason is not None, "only what has ended is dropped"
+        if sequence.finish_reason is not FinishReason.ABORT:
+            self._room.ended(sequence.output_tokens)
         self._policy.ended(sequence.request, sequence.output_tokens, sequence.finish_reason)
         self._tell(lambda observer: observer.on_finish(last))
 
@@ -321,6 +404,7 @@ class Engine:
         batch: StepBatch,
         plan: Plan,
         fresh: list[Sequence],
+        relegated: tuple[str, ...],
         started_s: float,
         now_s: float,
         predicted: Estimate | None,
@@ -342,6 +426,7 @@ class Engine:
             prefix_query_tokens=query_tokens,
             prefix_hit_tokens=hit_tokens,
             predicted=predicted,
+            relegated=relegated,
         )
         self._tell(lambda observer: observer.on_step(record))
 

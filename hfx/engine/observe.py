@@ -17,8 +17,9 @@ class StepRecord:
     """One step: when, how long, what it computed, and the state that it left behind.
 
     `prefix_query_tokens` are the tokens of requests that ran for the first time in this step, of
-    which `prefix_hit_tokens` came from the prefix cache. `preempted` counts requests. `predicted`
-    is what the cost model said before the step ran; None where the engine has none.
+    which `prefix_hit_tokens` came from the prefix cache. `preempted` counts requests, `relegated`
+    names the tiers of those that have just lost their promise. `predicted` is what the cost model
+    said before the step ran; None where the engine has none.
     """
 
     started_s: float
@@ -32,17 +33,20 @@ class StepRecord:
     prefix_query_tokens: int
     prefix_hit_tokens: int
     predicted: Estimate | None = None
+    relegated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """An engine at a glance; the last five are totals since it started.
 
-    `free_blocks` includes the `idle_blocks`, which keep a prefix that may be hit again.
+    `free_blocks` includes the `idle_blocks`, which keep a prefix that may be hit again. `deferred`
+    of the waiting ones wait for spare capacity, because their promise is lost.
     """
 
     running: int
     waiting: int
+    deferred: int
     free_blocks: int
     idle_blocks: int
     total_blocks: int

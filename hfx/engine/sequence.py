@@ -9,6 +9,7 @@ from hfx.cache import Holding, PrefixChain
 from hfx.request import FinishReason, Request
 from hfx.scheduler import Live
 
+from .account import Account
 from .delta import Delta, RequestTimes, TokenLogprob
 from .detokenize import TextStream
 from .draw import Draw, TokenCounts, has_penalties
@@ -32,6 +33,7 @@ class Sequence:
         eos_token_ids: frozenset[int],
         chain: PrefixChain,
         text: TextStream,
+        account: Account,
     ) -> None:
         sampling = request.sampling
         self.request = request
@@ -44,6 +46,7 @@ class Sequence:
         self.kept_blocks = 0
         self.table_row = -1
         self.text = text
+        self.account = account
         self.hit_tokens = 0  # of the prompt, when it first ran
         self.scheduled_s: float | None = None
         self.finish_reason: FinishReason | None = None
@@ -72,6 +75,14 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.finish_reason is not None
 
+    @property
+    def expires_s(self) -> float | None:
+        """When it ends, done or not; None where no deadline is hard."""
+        objective = self.request.objective
+        if objective.on_miss != "refuse" or objective.deadline_s is None:
+            return None
+        return self.live.arrival_s + objective.deadline_s
+
     def draw(self) -> Draw:
         """How its next token is to be chosen."""
         index = self.output_tokens
@@ -93,6 +104,7 @@ class Sequence:
         live.last_token_s = now_s
         if live.first_token_s is None:
             live.first_token_s = now_s
+        self.account.token(live)
         if self._counts is not None:
             self._counts.output[token_id] += 1
         if self.output_tokens >= self.request.sampling.min_tokens and token_id in self._enders:
@@ -106,7 +118,7 @@ class Sequence:
         return shown
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """End from outside: aborted, or failed."""
+        """End from outside: aborted, expired, or failed."""
         self.finish_reason = reason
         self.error = error
 
@@ -132,6 +144,7 @@ class Sequence:
             ),
             self.live.preemptions,
             self.error,
+            self.account if self.is_finished else None,
         )
 
     def _end_with_token(self, token_id: int) -> str:

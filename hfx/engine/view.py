@@ -4,7 +4,10 @@ Waiting sequences are looked up in the prefix cache when a policy asks and not b
 be long, and a policy mostly looks at its front.
 """
 
-from hfx.cache import BlockPool, Hit
+from array import array
+
+from hfx.cache import BlockPool, Hit, PrefixChain
+from hfx.request import Request
 from hfx.scheduler import Blocks, Live, Snapshot
 
 from .sequence import Sequence
@@ -42,6 +45,15 @@ class View:
             names = sequence.chain.extend(sequence.token_ids) if self._pool.prefix_caching else []
             hit = self._hits[sequence.id] = self._pool.lookup(names, len(sequence.token_ids))
         return hit
+
+    def hit_tokens(self, request: Request) -> int:
+        """What the prefix cache would give a request that is not here."""
+        if not self._pool.prefix_caching:
+            return 0
+        chain = PrefixChain(self._pool.block_tokens, request.cache_salt)
+        names = chain.extend(array("i", request.prompt_token_ids))
+        hit = self._pool.lookup(names, request.prompt_tokens)
+        return len(hit.blocks) * self._pool.block_tokens
 
     def refresh(self, live: Live) -> None:
         """Tell of a waiting sequence's prefix hit, or of a running one's shared blocks."""

@@ -18,6 +18,7 @@ examples:
   python -m hfx.serve model.gguf --max-model-len 4096   a GGUF file
   python -m hfx.serve --config serve.yaml --log-level debug
   HFX_API_KEY=secret python -m hfx.serve --host 0.0.0.0
+  python -m hfx.serve --tiers '{chat: {ttft_ms: 500, tpot_ms: 50}, batch: {deadline_ms: 60000}}'
 
 precedence: command line, then HFX_* environment, then --config file, then defaults.
 The file is YAML; its keys are the flags without the dashes in front:
@@ -83,7 +84,7 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
         section.add_argument(*flags, metavar=metavar, **common)
 
 
-_METAVARS = {"text": "TEXT", "integer": "N", "number": "X", "bytes": "BYTES"}
+_METAVARS = {"text": "TEXT", "integer": "N", "number": "X", "bytes": "BYTES", "tiers": "TIERS"}
 
 
 def _help(option: Option) -> str:

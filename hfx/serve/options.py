@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from hfx.config import ServeConfig
+from hfx.config import ServeConfig, Tier
 
-Kind = Literal["text", "integer", "number", "switch", "texts", "bytes", "choice"]
+from . import tiers
+
+Kind = Literal["text", "integer", "number", "switch", "texts", "bytes", "choice", "tiers"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -57,6 +59,7 @@ class Option:
             "texts": "a string or a list of strings",
             "bytes": "a size in bytes, such as 1073741824 or 1.5GiB",
             "choice": "one of " + ", ".join(self.choices),
+            "tiers": "a file of tiers, or {name: {ttft_ms: 500}}",
         }[self.kind]
         if self.minimum is not None and self.maximum is not None:
             return f"{words} from {self.minimum:g} to {self.maximum:g}"
@@ -129,6 +132,7 @@ _PARSERS = {
     "texts": _texts,
     "bytes": _bytes,
     "choice": _text,
+    "tiers": tiers.parse,
 }
 
 
@@ -145,6 +149,7 @@ def _kind(annotation: object) -> tuple[Kind, tuple[str, ...]]:
         float: "number",
         bool: "switch",
         tuple[str, ...]: "texts",
+        tuple[Tier, ...]: "tiers",
     }
     return kinds[annotation], ()
 
@@ -255,6 +260,18 @@ OPTIONS: tuple[Option, ...] = (
         ),
     ),
     *_rows(
+        "cache and scheduling",
+        "",
+        (
+            "tiers",
+            "tiers",
+            "classes of service that requests choose by service_tier, beside default, flex and "
+            "priority: a YAML or JSON file, or the mapping itself: '{chat: {ttft_ms: 500, tpot_ms: "
+            "50, deadline_ms: 9000, weight: 2, may_refuse: true, may_relegate: false}}'",
+            {},
+        ),
+    ),
+    *_rows(
         "cost model",
         "engine.cost.",
         (
@@ -325,6 +342,12 @@ OPTIONS: tuple[Option, ...] = (
         ),
         ("log-level", "log_level", "least severity that is logged", {}),
         ("enable-log-requests", "log_requests", "log one line per request", {}),
+        (
+            "enable-per-request-metrics",
+            "per_request_metrics",
+            "add `metrics` to every answer; without it, to those of requests with a promise",
+            {},
+        ),
     ),
 )
 

@@ -88,7 +88,8 @@ def _shown(setting: Setting) -> str:
         return "-"
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    names = (getattr(one, "name", one) for one in value) if isinstance(value, tuple) else (value,)
+    return ", ".join(map(str, names))
 
 
 def greeting(url: str, model: str, phases: Phases) -> str:

@@ -31,6 +31,7 @@ scheduling-policy
 max-num-seqs
 max-num-batched-tokens
 max-num-queued-reqs
+tiers
 cost-profile
 calibration-budget
 home
@@ -47,6 +48,7 @@ sse-keep-alive-interval
 shutdown-timeout
 log-level
 enable-log-requests
+enable-per-request-metrics
 """
 
 
