@@ -67,9 +67,7 @@ class Served:
             self.is_whole
             and (promise.ttft_s is None or self.ttft_s <= promise.ttft_s)
             and (promise.tpot_s is None or self.tpot_s <= promise.tpot_s)
-            and (
-                promise.deadline_s is None or self.token_s[-1] <= arrival_s + promise.deadline_s
-            )
+            and (promise.deadline_s is None or self.token_s[-1] <= arrival_s + promise.deadline_s)
         )
 
     @property

@@ -6,18 +6,24 @@ from hfx.config import SchedulerConfig
 from hfx.cost import CostModel
 
 from .fcfs import FirstComeFirstServed
+from .fixed import EarliestDueFirst, Priority, ShortestPromptFirst
 from .policy import StepPolicy
+from .relatives import HfxReconstruction, QoServeLike, ScorpioLike
+from .step import SlackPolicy
 
-Make = Callable[[SchedulerConfig, CostModel | None, int], StepPolicy]
-
-
-def _fcfs(config: SchedulerConfig, cost: CostModel | None, tile_tokens: int) -> StepPolicy:
-    return FirstComeFirstServed(
-        max_step_tokens=config.max_num_batched_tokens, max_running=config.max_num_seqs
-    )
-
-
-POLICIES: dict[str, Make] = {"fcfs": _fcfs}
+FIXED: dict[str, type[FirstComeFirstServed]] = {
+    "fcfs": FirstComeFirstServed,
+    "edf": EarliestDueFirst,
+    "srpf": ShortestPromptFirst,
+    "priority": Priority,
+}
+PRICED: dict[str, Callable[..., StepPolicy]] = {
+    "hfx": SlackPolicy,
+    "qoserve_like": QoServeLike,
+    "scorpio_like": ScorpioLike,
+    "hfx_reconstruction": HfxReconstruction,
+}
+POLICIES = (*PRICED, *FIXED)
 
 
 def build(config: SchedulerConfig, cost: CostModel | None, tile_tokens: int = 16) -> StepPolicy:
@@ -29,8 +35,19 @@ def build(config: SchedulerConfig, cost: CostModel | None, tile_tokens: int = 16
     Raises:
         ValueError: no policy has that name, or it needs prices and there are none.
     """
-    name = config.scheduling_policy
-    if name not in POLICIES:
-        known = ", ".join(POLICIES)
-        raise ValueError(f"scheduling_policy is {name!r}: it must be one of {known}")
-    return POLICIES[name](config, cost, tile_tokens)
+    name: str = config.scheduling_policy
+    tokens, running = config.max_num_batched_tokens, config.max_num_seqs
+    if name in FIXED:
+        return FIXED[name](max_step_tokens=tokens, max_running=running)
+    if name not in PRICED:
+        raise ValueError(f"scheduling_policy is {name!r}: it must be one of {', '.join(POLICIES)}")
+    if cost is None:
+        raise ValueError(
+            f"scheduling_policy {name!r} plans by prices and there are none: set cost_profile to "
+            f"something else than off, or choose one of {', '.join(FIXED)}"
+        )
+    if name == "hfx":
+        return SlackPolicy(
+            cost, max_step_tokens=tokens, max_running=running, tile_tokens=tile_tokens
+        )
+    return PRICED[name](cost=cost, max_step_tokens=tokens, max_running=running)

@@ -1,0 +1,104 @@
+"""A step while it is drawn up: who gets how many tokens, and who gives way where blocks run out.
+
+Sizes are tokens and blocks. Every policy draws its plans up here, so none can exceed the pool.
+"""
+
+from collections.abc import Callable, Sequence
+
+from hfx.request import Plan, Preemption
+
+from .policy import Live, Snapshot
+
+
+class Fill:
+    """The tokens granted so far, and the blocks that are left.
+
+    `ranked` gives the running requests, those first that give way last; it is asked for only if
+    blocks run out.
+    """
+
+    def __init__(self, snapshot: Snapshot, ranked: Callable[[], list[Live]]) -> None:
+        self.tokens: dict[str, int] = {}
+        self.preempted: dict[str, Preemption] = {}
+        self.free = snapshot.blocks.free
+        self.granted_tokens = 0
+        self._started: list[Live] = []
+        self._blocks = snapshot.blocks
+        self._refresh = snapshot.refresh
+        self._ranked = ranked
+        self._survivors: list[Live] | None = None
+
+    def advance(self, live: Live, take: int) -> int:
+        """Grant a running request up to `take` tokens, for which those behind it give way.
+
+        The last of all makes do with the blocks that are free. Returns what was granted.
+        """
+        need = self._blocks.to_hold(live.cached_tokens + take) - live.held_blocks
+        if need > self.free:
+            survivors = self.survivors
+            while need > self.free and survivors[-1] is not live:
+                self.preempt(survivors[-1], "out of blocks")
+        if need > self.free:
+            need = self.free
+            take = (live.held_blocks + need) * self._blocks.block_tokens - live.cached_tokens
+        if take > 0:
+            self._grant(live, take, need)
+        return max(take, 0)
+
+    def start(self, live: Live, take: int, spoken_for: int) -> bool:
+        """Start a waiting request if all that it knows fits beside `spoken_for` blocks.
+
+        So no prompt is begun only to be preempted half way. The request must be fresh, see
+        `Snapshot.refresh`.
+        """
+        occupied = live.held_blocks - live.idle_hit_blocks  # of its hit, by others
+        whole = self._blocks.to_hold(live.known_tokens) - occupied
+        if whole + spoken_for > self.free:
+            return False
+        self._started.append(live)
+        self._grant(live, take, self._blocks.to_hold(live.cached_tokens + take) - occupied)
+        return True
+
+    def owed(self, lives: Sequence[Live]) -> int:
+        """Blocks for known tokens of running requests that this step doesn't compute."""
+        return sum(self._owed(live) for live in lives if live.request.id not in self.preempted)
+
+    @property
+    def survivors(self) -> list[Live]:
+        """Running requests that keep their blocks, those first that give way last."""
+        if self._survivors is None:
+            gone = self.preempted
+            self._survivors = [live for live in self._ranked() if live.request.id not in gone]
+        return self._survivors
+
+    def preempt(self, victim: Live, reason: str) -> None:
+        """Take a victim's blocks back, and its share of this step.
+
+        Blocks that victims share with each other may be counted as held still. Survivors can't hold
+        more than the sum of theirs, though: the last of them finds all of the rest free.
+        """
+        survivors = self.survivors
+        survivors.remove(victim)
+        self._refresh(victim)
+        self.free += self._holds(victim) - victim.shared_blocks
+        self.preempted[victim.request.id] = Preemption(victim.request.id, reason)
+        self.granted_tokens -= self.tokens.pop(victim.request.id, 0)
+        held = sum(self._holds(live) for live in (*survivors, *self._started))
+        self.free = max(self.free, self._blocks.total - held)
+
+    def plan(self) -> Plan:
+        """What has been drawn up."""
+        return Plan(tokens=self.tokens, preempt=tuple(self.preempted.values()))
+
+    def _grant(self, live: Live, take: int, need: int) -> None:
+        self.tokens[live.request.id] = take
+        self.granted_tokens += take
+        self.free -= need
+
+    def _owed(self, live: Live) -> int:
+        return self._blocks.to_hold(live.known_tokens) - self._holds(live)
+
+    def _holds(self, live: Live) -> int:
+        """Blocks that a request holds after this step, as far as it is planned."""
+        take = self.tokens.get(live.request.id, 0)
+        return max(live.held_blocks, self._blocks.to_hold(live.cached_tokens + take))

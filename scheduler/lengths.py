@@ -1,0 +1,82 @@
+"""How long outputs become: what each tier's ended requests say of those that are still running.
+
+Empirical survival with a memoryless prior, over the last few hundred ends of a tier. Tokens.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from math import exp
+
+from hfx.request import Request
+
+REMEMBERED = 400  # ends of a tier: older ones say less about the traffic of now
+PRIOR_MEAN = 128.0  # tokens that are expected of an output before any has been seen
+PRIOR_WEIGHT = 4.0  # ends that the prior counts for
+STRIDE = 16  # tokens between two points of a table
+
+
+class Survival:
+    """The lengths of one tier's outputs."""
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque()
+        self._sorted: list[int] = []
+        self._table: list[float] = []
+
+    def learn(self, output_tokens: int) -> None:
+        """Take in the length of an output that ended by itself."""
+        if len(self._recent) == REMEMBERED:
+            oldest = self._recent.popleft()
+            del self._sorted[bisect_right(self._sorted, oldest) - 1]
+        self._recent.append(output_tokens)
+        self._sorted.insert(bisect_right(self._sorted, output_tokens), output_tokens)
+        self._table = []
+
+    def remaining(self, output_tokens: int) -> float:
+        """The expected tokens to come of an output that is that long already."""
+        table = self._table or self._tabled()
+        index = output_tokens // STRIDE
+        return table[index] if index < len(table) else PRIOR_MEAN
+
+    def _tabled(self) -> list[float]:
+        """Expected remaining lengths at 0, STRIDE, 2 STRIDE, ... up to the longest output."""
+        lengths = self._sorted
+        points = range(0, (lengths[-1] if lengths else 0) + STRIDE, STRIDE)
+        table, total, index = [0.0] * len(points), 0, len(lengths)
+        for place in range(len(points) - 1, -1, -1):
+            at = points[place]
+            while index and lengths[index - 1] > at:
+                index -= 1
+                total += lengths[index]
+            longer = len(lengths) - index
+            prior = PRIOR_WEIGHT * exp(-at / PRIOR_MEAN)
+            table[place] = (total - longer * at + prior * PRIOR_MEAN) / (longer + prior)
+        self._table = table
+        return table
+
+
+class Lengths:
+    """Expected output lengths of requests, by tier, learned as requests end."""
+
+    def __init__(self) -> None:
+        self._tiers: dict[str, Survival] = {}
+
+    def learn(self, request: Request, output_tokens: int) -> None:
+        """Take in a request that ended by itself, or at its own limit."""
+        self._tier(request).learn(output_tokens)
+
+    def remaining(self, request: Request, output_tokens: int) -> float:
+        """The expected tokens still to come, at least 1: the client's hint while it holds, then
+        what the tier's other requests did."""
+        most = request.sampling.max_tokens - output_tokens
+        hint = request.expected_output_tokens
+        if hint is not None and hint > output_tokens:
+            return max(1.0, min(hint - output_tokens, most))
+        return max(1.0, min(self._tier(request).remaining(output_tokens), most))
+
+    def _tier(self, request: Request) -> Survival:
+        tier = request.objective.tier
+        survival = self._tiers.get(tier)
+        if survival is None:
+            survival = self._tiers[tier] = Survival()
+        return survival
