@@ -5,22 +5,25 @@ Importing this package imports no torch. A policy takes a `Snapshot` and returns
 is compared with.
 """
 
+from .admission import Admission, Outlook, reachable
 from .fcfs import FirstComeFirstServed
 from .fixed import EarliestDueFirst, Priority, ShortestPromptFirst
 from .lengths import Lengths
-from .policies import POLICIES, build
+from .policies import POLICIES, admission, build
 from .policy import Blocks, Live, Snapshot, StepPolicy
 from .relatives import HfxReconstruction, QoServeLike, ScorpioLike
 from .step import SlackPolicy
 
 __all__ = [
     "POLICIES",
+    "Admission",
     "Blocks",
     "EarliestDueFirst",
     "FirstComeFirstServed",
     "HfxReconstruction",
     "Lengths",
     "Live",
+    "Outlook",
     "Priority",
     "QoServeLike",
     "ScorpioLike",
@@ -28,5 +31,7 @@ __all__ = [
     "SlackPolicy",
     "Snapshot",
     "StepPolicy",
+    "admission",
     "build",
+    "reachable",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hfx.config import SchedulerConfig
 from hfx.cost import CostModel
 
+from .admission import Admission
 from .fcfs import FirstComeFirstServed
 from .fixed import EarliestDueFirst, Priority, ShortestPromptFirst
 from .policy import StepPolicy
@@ -51,3 +52,17 @@ def build(config: SchedulerConfig, cost: CostModel | None, tile_tokens: int = 16
             cost, max_step_tokens=tokens, max_running=running, tile_tokens=tile_tokens
         )
     return PRICED[name](cost=cost, max_step_tokens=tokens, max_running=running)
+
+
+def admission(config: SchedulerConfig, cost: CostModel, policy: StepPolicy) -> Admission:
+    """Admission beside a policy: it expects the lengths and the load that the policy has seen."""
+    tokens, running = config.max_num_batched_tokens, config.max_num_seqs
+    if isinstance(policy, SlackPolicy):
+        return Admission(
+            cost,
+            policy.lengths,
+            max_step_tokens=tokens,
+            max_running=running,
+            arriving=lambda: policy.arriving,
+        )
+    return Admission(cost, max_step_tokens=tokens, max_running=running)

@@ -1,0 +1,37 @@
+"""Prices that planning asks for again and again, in terms of a `CostModel`. Seconds, tokens."""
+
+from hfx.cost import CostModel
+from hfx.request import Mix
+
+
+def prompt_s(cost: CostModel, tokens: int, history_tokens: int) -> float:
+    """What computing that many prompt tokens adds to steps that run anyway."""
+    if tokens < 1:
+        return 0.0
+    whole_s = cost.step_s(Mix.one(max(tokens, 2), history_tokens)).mean_s
+    return max(0.0, whole_s - cost.step_s(Mix.one(1, 0)).mean_s)
+
+
+def decode_s(cost: CostModel, context_tokens: float) -> float:
+    """What one more decode at that context adds to a step."""
+    one = Mix.one(1, max(1, int(context_tokens)))
+    return max(0.0, cost.step_s(one + one).mean_s - cost.step_s(one).mean_s)
+
+
+def fixed_s(cost: CostModel) -> float:
+    """What a step of decodes costs before the first of them."""
+    one = Mix.one(1, 1)
+    alone_s = cost.step_s(one).mean_s
+    return max(0.0, 2 * alone_s - cost.step_s(one + one).mean_s)
+
+
+def idle_ttft_s(
+    cost: CostModel, prompt_tokens: int, cached_tokens: int, max_step_tokens: int
+) -> float:
+    """The time to a prompt's first token with nothing else to do, in steps of limited size."""
+    total_s, done = 0.0, cached_tokens
+    while done < prompt_tokens:
+        take = min(max_step_tokens, prompt_tokens - done)
+        total_s += cost.step_s(Mix.one(take, done)).mean_s
+        done += take
+    return total_s
