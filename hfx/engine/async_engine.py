@@ -158,14 +158,17 @@ class AsyncEngine:
             raise
         return streams
 
-    async def outlook(self, request: Request) -> Outlook | None:
-        """What a request could expect if it came now, which it does not; None without prices.
+    async def foresee(self, request: Request) -> tuple[Outlook | None, Refused | None]:
+        """What a request could expect if it came now, which it does not, and whether it is refused.
+
+        Without prices nothing is known and nothing refused.
 
         Raises:
             EngineDraining, EngineDead, ValueError: as `generate`.
         """
         self._check_takes(request)
-        return await self._ask(lambda _: self._engine.outlook(request))
+        engine = self._engine
+        return await self._ask(lambda _: (engine.outlook(request), engine.answer(request)))
 
     def abort(self, request_id: str) -> None:
         """End a request; its reader gets a last delta that says so. Nothing if it has ended.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hfx.request import Request, Sampling
 
 from .errors import ApiError, bad_field, not_found, shown, unsupported
+from .promises import Promise
 from .protocol import (
     INT64,
     UNSUPPORTED,
@@ -281,6 +282,7 @@ def requests(
     prompts: Sequence[tuple[int, ...]],
     served: Served,
     *,
+    promise: Promise,
     request_id: str,
     arrival_s: float,
 ) -> tuple[Request, ...]:
@@ -297,9 +299,11 @@ def requests(
                     id=f"{request_id}-{len(made)}",
                     prompt_token_ids=tokens,
                     sampling=_reseeded(base, choice),
+                    objective=promise.objective,
                     arrival_s=arrival_s,
-                    priority=body.priority or 0,
+                    priority=promise.priority,
                     cache_salt=body.cache_salt or "",
+                    expected_output_tokens=promise.expected_output_tokens,
                 )
             )
     return tuple(made)

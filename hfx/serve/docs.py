@@ -47,6 +47,7 @@ def _operation(schema: Schema, method: str, path: str, operation: Schema, base_u
     parts = [_example(base_url + path, content)]
     if content:
         parts.append(_fields("Request body", schema, content["schema"]))
+    parts.append(_headers(operation.get("parameters", [])))
     for code, answer in operation["responses"].items():
         kind = answer.get("content", {}).get("application/json", {}).get("schema")
         if kind and code == "200":
@@ -65,6 +66,15 @@ def _example(url: str, content: Schema | None) -> str:
         body = json.dumps(content["example"], ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'"
     return f"<pre>{escape(command)}</pre>"
+
+
+def _headers(parameters: list[Schema]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{escape(each['name'])}</code></td><td>{_prose(each['description'])}</td></tr>"
+        for each in parameters
+        if each["in"] == "header"
+    )
+    return f"<table><tr><th>Header</th><th></th></tr>{rows}</table>" if rows else ""
 
 
 def _statuses(responses: Schema) -> str:

@@ -3,6 +3,7 @@
 import re
 import reprlib
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import orjson
@@ -12,7 +13,9 @@ _TYPES = {
     401: "authentication_error",
     429: "rate_limit_error",
     500: "server_error",
+    501: "not_implemented",
     503: "service_unavailable",
+    504: "deadline_exceeded",
 }
 
 _INSTANCE = re.compile(r"a valid dictionary or instance of \w+")
@@ -30,7 +33,11 @@ def shown(value: object) -> str:
 
 
 class ApiError(Exception):
-    """An answer other than 2xx. `param` is the dotted field at fault, `code` names the fault."""
+    """An answer other than 2xx. `param` is the dotted field at fault, `code` names the fault.
+
+    `kind` is OpenAI's `type` where the status does not say it; `details` are more fields of the
+    error object. A client is told to come back no earlier than `retry_after_s`.
+    """
 
     def __init__(
         self,
@@ -39,28 +46,32 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
+        kind: str | None = None,
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.code = code
+        self.kind = kind or _TYPES.get(status, "invalid_request_error")
         self.headers = dict(headers or {})
+        self.details = dict(details or {})
         if retry_after_s is not None:
-            self.headers["retry-after"] = str(max(1, round(retry_after_s)))
+            self.headers["retry-after"] = str(max(1, ceil(retry_after_s)))
 
     @property
     def document(self) -> dict[str, Any]:
         """OpenAI's error object."""
         error = {
             "message": self.message,
-            "type": _TYPES.get(self.status, "invalid_request_error"),
+            "type": self.kind,
             "param": self.param,
             "code": self.code,
         }
-        return {"error": error}
+        return {"error": error | self.details}
 
     @property
     def body(self) -> bytes:

@@ -32,7 +32,7 @@ class Head:
     model: str
     created: int  # seconds since 1970
     fingerprint: str
-    tier: bool = False  # whether to say which service tier served it
+    tier: str | None = None  # the service tier that was given, if the answer is to say
     usage: bool = False  # whether a stream ends with a chunk of usage
 
     def document(self, kind: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Head:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
-        return shared | {"service_tier": "default"} if self.tier else shared
+        return shared if self.tier is None else shared | {"service_tier": self.tier}
 
 
 @dataclass(slots=True)
@@ -265,14 +265,10 @@ class Chunks:
         self._open = b"data: " + self._head + b',"choices":['
         self._close = b'],"usage":null}\n\n' if head.usage else b"]}\n\n"
 
-    def choice(self, choice: dict[str, Any]) -> bytes:
-        """A chunk with one choice."""
-        return self._open + orjson.dumps(choice) + self._close
-
-    def first(self, choice: dict[str, Any], extra: dict[str, Any]) -> bytes:
-        """A chunk with one choice and more fields beside it."""
+    def choice(self, choice: dict[str, Any], extra: dict[str, Any] | None = None) -> bytes:
+        """A chunk with one choice, and more fields beside it if there are any."""
         if not extra:
-            return self.choice(choice)
+            return self._open + orjson.dumps(choice) + self._close
         beside = b"]," + orjson.dumps(extra)[1:-1]
         return self._open + orjson.dumps(choice) + beside + self._close[1:]
 

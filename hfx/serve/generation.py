@@ -16,16 +16,19 @@ from starlette.types import Receive, Scope, Send
 
 from hfx.engine.async_engine import AsyncEngine
 from hfx.engine.delta import Delta
-from hfx.engine.errors import EngineDead, EngineDraining, EngineError, EngineFull
+from hfx.engine.errors import EngineDead, EngineDraining, EngineError, EngineFull, Infeasible
 from hfx.request import FinishReason, Request
 
 from .errors import ApiError
 from .form import Choice, Chunks, Form, Head, usage
 from .lifecycle import Lifecycle, draining
 from .metrics import EngineMetrics
+from .outcome import measured, worst
+from .overload import expired, infeasible, overloaded
+from .promises import Promise
 from .streams import Deltas
+from .tier_metrics import TierMetrics
 
-FULL_RETRY_S = 1.0
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -43,6 +46,8 @@ class Ask:
     head: Head
     form: Form
     stream: bool
+    promise: Promise
+    tells_metrics: bool  # whether the answer holds a `metrics` object
 
 
 class Generation(Response):
@@ -56,6 +61,7 @@ class Generation(Response):
         prepare: Callable[[], Awaitable[Ask]],
         engine: AsyncEngine,
         metrics: EngineMetrics,
+        tiers: TierMetrics,
         lifecycle: Lifecycle,
         keep_alive_s: float,
     ) -> None:
@@ -63,6 +69,7 @@ class Generation(Response):
         self._prepare = prepare
         self._engine = engine
         self._metrics = metrics
+        self._tiers = tiers
         self._lifecycle = lifecycle
         self._keep_alive_s = keep_alive_s
 
@@ -72,7 +79,7 @@ class Generation(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         ask = await self._prepare()
-        with self._submitted(ask) as deltas:
+        with await self._submitted(ask) as deltas:
             first = ask.requests[0]
             self._metrics.on_request(ask.choices_per_prompt, first.sampling.max_tokens)
             if ask.stream:
@@ -81,15 +88,18 @@ class Generation(Response):
             try:
                 body = await self._whole(ask, deltas)
             except EngineError as error:
-                raise refusal(error) from error
+                raise refusal(error, ask.promise) from error
         response = Response(body, media_type="application/json")
         await response(scope, receive, send)
 
-    def _submitted(self, ask: Ask) -> Deltas:
+    async def _submitted(self, ask: Ask) -> Deltas:
         try:
-            return Deltas(self._engine, ask.requests)
+            return await Deltas.of(self._engine, ask.requests)
         except (EngineError, ValueError) as error:
-            raise refusal(error) from error
+            refused = refusal(error, ask.promise)
+            if refused.status == 429:
+                self._tiers.on_refusal(ask.promise.objective, refused.kind)
+            raise refused from error
 
     async def _whole(self, ask: Ask, deltas: Deltas) -> bytes:
         choices = [
@@ -99,12 +109,15 @@ class Generation(Response):
         async for place, delta in deltas:
             self._metrics.on_tokens(delta, choices[place].last)
             choices[place].add(delta)
-            if (failure := self._failure(delta)) is not None:
+            if (failure := self._failure(ask, delta)) is not None:
                 raise failure
         document = ask.head.document(ask.form.whole_object)
         document |= ask.form.head_extra([request.prompt_token_ids for request in ask.requests])
         document["choices"] = [ask.form.whole(choice) for choice in choices]
-        document["usage"] = total_usage(ask, [choice.last for choice in choices])
+        ends = [choice.last for choice in choices if choice.last is not None]
+        document["usage"] = total_usage(ask, ends)
+        if ask.tells_metrics:
+            document["metrics"] = measured(worst(ends))
         return orjson.dumps(document)
 
     async def _stream(self, ask: Ask, deltas: Deltas, send: Send) -> None:
@@ -114,7 +127,7 @@ class Generation(Response):
         try:
             await self._events(ask, deltas, writer)
         except EngineError as error:
-            await writer.write(Chunks.error(refusal(error).body))
+            await writer.write(Chunks.error(refusal(error, ask.promise).body))
         except ApiError as error:
             await writer.write(Chunks.error(error.body))
         finally:
@@ -130,23 +143,27 @@ class Generation(Response):
             data = b"" if before else self._opening(ask, chunks, place)
             if (piece := form.piece(place, delta)) is not None:
                 data += chunks.choice(piece)
-            if (failure := self._failure(delta)) is not None:
+            if (failure := self._failure(ask, delta)) is not None:
                 raise failure
             if delta.finish_reason is not None:
-                data += chunks.choice(form.closing(place, delta))
+                told = {"metrics": measured(delta)} if ask.tells_metrics else None
+                data += chunks.choice(form.closing(place, delta), told)
             if data:
                 await writer.write(data)
         if ask.head.usage:
-            await writer.write(chunks.usage(total_usage(ask, last)))
+            ends = [delta for delta in last if delta is not None]
+            await writer.write(chunks.usage(total_usage(ask, ends)))
 
     @staticmethod
     def _opening(ask: Ask, chunks: Chunks, place: int) -> bytes:
         prompt = ask.requests[place].prompt_token_ids
         choice = ask.form.opening(place, ask.echoes[place], prompt)
-        return b"" if choice is None else chunks.first(choice, ask.form.head_extra([prompt]))
+        return b"" if choice is None else chunks.choice(choice, ask.form.head_extra([prompt]))
 
-    def _failure(self, delta: Delta) -> ApiError | None:
+    def _failure(self, ask: Ask, delta: Delta) -> ApiError | None:
         """The error that a delta ends with; None while all is well."""
+        if delta.finish_reason is FinishReason.EXPIRED:
+            return expired(ask.promise, delta)
         if delta.finish_reason is FinishReason.ERROR:
             return ApiError(500, delta.error or "the step that computed this request failed")
         if delta.finish_reason is FinishReason.ABORT:
@@ -156,10 +173,12 @@ class Generation(Response):
         return None
 
 
-def refusal(error: EngineError | ValueError) -> ApiError:
+def refusal(error: EngineError | ValueError, promise: Promise) -> ApiError:
     """What an engine's refusal or failure is in HTTP."""
     if isinstance(error, EngineFull):
-        return ApiError(429, str(error), code="queue_full", retry_after_s=FULL_RETRY_S)
+        return overloaded(error)
+    if isinstance(error, Infeasible):
+        return infeasible(error.refused, promise)
     if isinstance(error, EngineDraining):
         return draining()
     if isinstance(error, EngineError):
@@ -193,9 +212,8 @@ class _EventWriter:
                 await self.write(Chunks.KEEP_ALIVE)
 
 
-def total_usage(ask: Ask, last: list[Delta | None]) -> dict[str, Any]:
+def total_usage(ask: Ask, ends: list[Delta]) -> dict[str, Any]:
     """Usage of all choices; a prompt counts once however many choices it has."""
-    ends = [delta for delta in last if delta is not None]
     prompts = ends[:: ask.choices_per_prompt]
     return usage(
         sum(delta.prompt_tokens for delta in prompts),

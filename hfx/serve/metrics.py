@@ -174,6 +174,16 @@ class EngineMetrics:
 
         gauge("num_requests_running", "Requests that run", lambda now: now.running)
         gauge("num_requests_waiting", "Requests that wait", lambda now: now.waiting)
+        reasons = Gauge(
+            "hfx:num_requests_waiting_by_reason",
+            "Requests that wait, for room (capacity) or because their promise is lost (deferred)",
+            (*self._labels, "reason"),
+            registry=self._registry,
+        )
+        capacity = reasons.labels(**self._labels, reason="capacity")
+        capacity.set_function(lambda: _capacity(stats()))
+        deferred = reasons.labels(**self._labels, reason="deferred")
+        deferred.set_function(lambda: stats().deferred)
         gauge("kv_cache_usage_perc", "Used share of the cache, 0 to 1", _cache_usage)
 
     def on_step(self, record: StepRecord) -> None:
@@ -225,6 +235,10 @@ class EngineMetrics:
         """A request has been accepted."""
         self._n.observe(n)
         self._max_tokens.observe(max_tokens)
+
+
+def _capacity(now: EngineStats) -> float:
+    return max(0, now.waiting - now.deferred)
 
 
 def _cache_usage(now: EngineStats) -> float:

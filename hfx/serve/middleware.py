@@ -19,7 +19,10 @@ OPEN_PATHS = frozenset(
     ("/health", "/ping", "/ready", "/version", "/metrics", "/docs", "/openapi.json")
 )
 KNOWN_PATHS = OPEN_PATHS | frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/detokenize")
+    (
+        *("/v1/chat/completions", "/v1/completions", "/v1/estimate", "/v1/tiers", "/v1/models"),
+        *("/tokenize", "/detokenize"),
+    )
 )
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 

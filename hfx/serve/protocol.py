@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from .tiers import LEAST_MS, MOST_MS
+
 STOP_STRINGS, STOP_CHARACTERS, STOP_TOKENS, BIASES, CHOICES = 16, 1024, 128, 1024, 128
 MESSAGES = 16384  # checking more would keep the interpreter to itself for a tenth of a second
 INT64 = 2**63
+PRIORITIES = 2**31
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -133,6 +136,31 @@ class StreamOptions(Body):
     )
 
 
+Milliseconds = Annotated[float, Field(ge=LEAST_MS, le=MOST_MS)]
+
+
+class Slo(Body):
+    """What the request is promised; targets that are left out are the tier's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ttft_ms: Milliseconds | None = Field(
+        None, description="Milliseconds from arrival to the first token."
+    )
+    tpot_ms: Milliseconds | None = Field(
+        None, description="Milliseconds per token after the first."
+    )
+    deadline_ms: Milliseconds | None = Field(
+        None, description="Milliseconds from arrival to the last token."
+    )
+    on_miss: Literal["relegate", "refuse"] | None = Field(
+        None,
+        description="A promise that can't be kept: `relegate` serves the request later, from spare "
+        "capacity; `refuse` answers 429 before any work, and 504 once the deadline has passed. "
+        "`relegate` if left out, or `refuse` where the tier may.",
+    )
+
+
 class GenerationBody(Body):
     """The fields that chat and text completions share."""
 
@@ -157,7 +185,22 @@ class GenerationBody(Body):
     )
     logit_bias: Bias = Field(default_factory=dict, description="Token id to bias, -100 to 100.")
     user: str | None = Field(None, description="Accepted and not used.")
-    service_tier: str | None = Field(None, description="Accepted; the answer says `default`.")
+    service_tier: str | None = Field(
+        None,
+        description="`auto`, `default`, `flex`, `priority`, or a tier of the server's "
+        "configuration (`/v1/tiers`); the answer says which was given.",
+    )
+
+    slo: Slo | None = Field(None, description="The promise; headers win over it, it over the tier.")
+    ttft_slo_ms: Milliseconds | None = Field(None, description="The same as `slo.ttft_ms`.")
+    tpot_slo_ms: Milliseconds | None = Field(None, description="The same as `slo.tpot_ms`.")
+    ttlt_slo_ms: Milliseconds | None = Field(None, description="The same as `slo.deadline_ms`.")
+    expected_output_tokens: int | None = Field(
+        None, ge=1, lt=INT64, description="A hint: how long the output will be, about."
+    )
+    nvext: dict[str, Any] | None = Field(
+        None, description="`agent_hints.osl` is read as `expected_output_tokens`."
+    )
 
     top_k: int | None = Field(
         None, ge=-1, lt=INT64, description="Keep the k likeliest tokens; 0 or -1: all."
@@ -181,7 +224,10 @@ class GenerationBody(Body):
         None, description="Leave out tokens such as the end of a turn; true if not given."
     )
     priority: int | None = Field(
-        None, ge=-(2**31), lt=2**31, description="Lower goes first, where the policy uses it."
+        None,
+        ge=-PRIORITIES,
+        lt=PRIORITIES,
+        description="Lower goes first, where the policy uses it.",
     )
     request_id: str | None = Field(
         None, min_length=1, max_length=128, description="Becomes part of the answer's `id`."

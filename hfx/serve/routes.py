@@ -15,7 +15,9 @@ import hfx
 from . import convert, metrics, protocol, replies
 from .body import read
 from .errors import ApiError, bad_field, not_found
+from .estimate import estimate
 from .generation import Ask, Generation
+from .promises import DESCRIBED
 from .site import Model, Site, site_of
 
 router = APIRouter()
@@ -33,11 +35,21 @@ def takes(model: type[protocol.Body], example: dict[str, Any]) -> dict[str, Any]
     return {"requestBody": {"required": True, "content": content}}
 
 
+def promises(described: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the headers that promise something."""
+    parameters = [
+        {"in": "header", "name": name, "schema": {"type": "string"}, "description": text}
+        for name, text in DESCRIBED.items()
+    ]
+    return described | {"parameters": parameters}
+
+
 def gives(model: type[BaseModel], *errors: int) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI describes a route's answers."""
     described: dict[int | str, dict[str, Any]] = {200: {"model": model, "description": "Done."}}
     for code in errors:
-        described[code] = {"model": replies.ErrorReply, "description": _WHY[code]}
+        form = replies.RefusalReply if code == 429 else replies.ErrorReply
+        described[code] = {"model": form, "description": _WHY[code]}
     return described
 
 
@@ -46,8 +58,12 @@ _WHY = {
     401: "The API key is missing or wrong.",
     404: "No such model.",
     413: "The body is too large.",
-    429: "The queue is full; `Retry-After` says when to come back.",
+    429: "The promise can't be kept (`type` `slo_infeasible`), or the queue is full "
+    "(`overloaded`): nothing was computed. `Retry-After` says when to come back; it is missing, "
+    "and `x-should-retry` false, where that won't help.",
+    501: "There is no cost model.",
     503: "Loading, draining or dead.",
+    504: "The deadline has passed, and `on_miss` was `refuse`; in a stream, an error event.",
 }
 _INFERENCE = (400, 401, 404, 413, 429, 503)
 
@@ -56,17 +72,19 @@ _INFERENCE = (400, 401, 404, 413, 429, 503)
     "/v1/chat/completions",
     tags=["inference"],
     summary="Answer a conversation",
-    openapi_extra=takes(
-        protocol.ChatCompletionRequest,
-        {"messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
+    openapi_extra=promises(
+        takes(
+            protocol.ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
+        )
     ),
-    responses=gives(replies.ChatCompletion, *_INFERENCE),
+    responses=gives(replies.ChatCompletion, *_INFERENCE, 504),
 )
 async def chat_completions(request: Request) -> Response:
     site = site_of(request)
     model = site.admitted()
     body = await read(request, protocol.ChatCompletionRequest)
-    prepare = partial(model.ask_chat, request.scope["request_id"], body)
+    prepare = partial(model.ask_chat, request, body)
     return _generation(site, model, prepare)
 
 
@@ -74,22 +92,40 @@ async def chat_completions(request: Request) -> Response:
     "/v1/completions",
     tags=["inference"],
     summary="Continue a text",
-    openapi_extra=takes(
-        protocol.CompletionRequest, {"prompt": "Once upon a time", "max_tokens": 32}
+    openapi_extra=promises(
+        takes(protocol.CompletionRequest, {"prompt": "Once upon a time", "max_tokens": 32})
     ),
-    responses=gives(replies.Completion, *_INFERENCE),
+    responses=gives(replies.Completion, *_INFERENCE, 504),
 )
 async def completions(request: Request) -> Response:
     site = site_of(request)
     model = site.admitted()
     body = await read(request, protocol.CompletionRequest)
-    prepare = partial(model.ask_completion, request.scope["request_id"], body)
+    prepare = partial(model.ask_completion, request, body)
     return _generation(site, model, prepare)
 
 
 def _generation(site: Site, model: Model, prepare: Callable[[], Awaitable[Ask]]) -> Generation:
     keep_alive_s = site.http.sse_keep_alive_s
-    return Generation(prepare, model.engine, model.metrics, site.lifecycle, keep_alive_s)
+    return Generation(
+        prepare, model.engine, model.metrics, model.tier_metrics, site.lifecycle, keep_alive_s
+    )
+
+
+@router.post(
+    "/v1/estimate",
+    tags=["inference"],
+    summary="What a request could expect now, without running it: a body of either of the above",
+    openapi_extra=promises(
+        takes(
+            protocol.CompletionRequest,
+            {"prompt": "Once upon a time", "max_tokens": 32, "slo": {"ttft_ms": 500}},
+        )
+    ),
+    responses=gives(replies.Estimate, *_INFERENCE, 501),
+)
+async def estimated(request: Request) -> Response:
+    return json(await estimate(site_of(request).admitted(), request))
 
 
 @router.post(
@@ -171,6 +207,20 @@ def _cards(site: Site) -> list[dict[str, Any]]:
         ).model_dump()
         for name in model.served.names
     ]
+
+
+@router.get(
+    "/v1/tiers",
+    tags=["models"],
+    summary="The tiers that service_tier may name, and whether this device can keep their promises",
+    responses=gives(replies.TierList, 401, 503),
+)
+async def tiers(request: Request) -> Response:
+    site = site_of(request)
+    if site.model is None:
+        site.lifecycle.admit()
+    assert site.model is not None
+    return json({"object": "list", "data": [each.card for each in site.model.reach]})
 
 
 @router.get(

@@ -25,9 +25,12 @@ from .cost_metrics import CostMetrics
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
+from .reach import reach
 from .settings import Settings
 from .site import Model, Site
 from .start import Phases, configuration, greeting, say
+from .tier_metrics import TierMetrics
+from .tiers import offered
 
 log = logging.getLogger("hfx.serve")
 
@@ -187,6 +190,8 @@ class Life:
         self._site.model = model
         self._phases.enter("ready")
         say(f"cost profile: {engine.cost or 'off'}")
+        for warning in filter(None, (each.warning for each in model.reach)):
+            say(f"warning: {warning}")
         self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
         self._site.lifecycle.state = "ready"
         host, port = self._listener.getsockname()[:2]
@@ -229,6 +234,9 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         engine.add_observer(
             CostMetrics(site.metrics.registry, model_name=names[0], cost=engine.cost)
         )
+    tiers = offered(config.tiers)
+    tier_metrics = TierMetrics(site.metrics.registry, model_name=names[0], tiers=tiers)
+    engine.add_observer(tier_metrics)
     prompts = Prompts(loaded.tokenizer, loaded.chat, served)
     return Model(
         engine,
@@ -236,8 +244,16 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         loaded.tokenizer,
         prompts,
         engine_metrics,
+        tier_metrics,
         str(loaded.source),
         int(time.time()),
+        tiers,
+        reach(
+            tiers.values(),
+            None if engine.cost is None else engine.cost.model,
+            config.engine.scheduler.max_num_batched_tokens,
+        ),
+        config.http.per_request_metrics,
     )
 
 

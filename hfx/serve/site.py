@@ -2,12 +2,13 @@
 
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 import hfx
-from hfx.config import HttpConfig
+from hfx.config import HttpConfig, Tier
 from hfx.engine.async_engine import AsyncEngine
 
 from . import convert
@@ -16,8 +17,11 @@ from .form import ChatForm, CompletionForm, Form, Head, fingerprint
 from .generation import Ask
 from .lifecycle import Lifecycle
 from .metrics import EngineMetrics, HttpMetrics
+from .promises import Promise, promise
 from .prompts import Prompts, Tokenizer
 from .protocol import ChatCompletionRequest, CompletionRequest, GenerationBody
+from .reach import Reach
+from .tier_metrics import TierMetrics
 
 _SERIAL = itertools.count()  # clients may use one request id twice at a time; the engine may not
 
@@ -31,22 +35,28 @@ class Model:
     tokenizer: Tokenizer
     prompts: Prompts
     metrics: EngineMetrics
+    tier_metrics: TierMetrics
     source: str
     created: int  # seconds since 1970
+    tiers: Mapping[str, Tier]
+    reach: tuple[Reach, ...]  # of the tiers, as it was at the start
+    tells_metrics: bool  # in answers to requests without a promise, too
 
-    async def ask_chat(self, request_id: str, body: ChatCompletionRequest) -> Ask:
+    async def ask_chat(self, incoming: Request, body: ChatCompletionRequest) -> Ask:
         """What a chat completion asks of the engine."""
-        head = self._head(body, f"chatcmpl-{body.request_id or request_id}")
+        promised = promise(body, incoming.headers, self.tiers)
+        head = self._head(body, "chatcmpl", incoming, promised)
         arrival_s = self.engine.clock.now_s()
         tokens = await self.prompts.chat(body)
         form = ChatForm(
             self.tokenizer, logprobs=bool(body.logprobs), token_ids=bool(body.return_token_ids)
         )
-        return self._ask(body, head, form, [(tokens, "")], arrival_s)
+        return self._ask(body, head, form, [(tokens, "")], promised, arrival_s)
 
-    async def ask_completion(self, request_id: str, body: CompletionRequest) -> Ask:
+    async def ask_completion(self, incoming: Request, body: CompletionRequest) -> Ask:
         """What a text completion asks of the engine."""
-        head = self._head(body, f"cmpl-{body.request_id or request_id}")
+        promised = promise(body, incoming.headers, self.tiers)
+        head = self._head(body, "cmpl", incoming, promised)
         arrival_s = self.engine.clock.now_s()
         prompts = await self.prompts.texts(body)
         form = CompletionForm(
@@ -54,18 +64,18 @@ class Model:
             logprobs=body.logprobs is not None,
             token_ids=bool(body.return_token_ids),
         )
-        return self._ask(body, head, form, prompts, arrival_s)
+        return self._ask(body, head, form, prompts, promised, arrival_s)
 
-    def _head(self, body: GenerationBody, answer_id: str) -> Head:
+    def _head(self, body: GenerationBody, kind: str, incoming: Request, promised: Promise) -> Head:
         name = convert.check_model(body.model, self.served)
         convert.check_supported(body)
         options = body.stream_options
         return Head(
-            id=answer_id,
+            id=f"{kind}-{body.request_id or incoming.scope['request_id']}",
             model=name,
             created=int(time.time()),
             fingerprint=fingerprint(hfx.__version__, self.source),
-            tier=body.service_tier is not None,
+            tier=promised.tier if promised.is_asked_for else None,
             usage=bool(options and options.include_usage),
         )
 
@@ -75,6 +85,7 @@ class Model:
         head: Head,
         form: Form,
         prompts: list[tuple[tuple[int, ...], str]],
+        promised: Promise,
         arrival_s: float,
     ) -> Ask:
         choices = body.n or 1
@@ -82,11 +93,13 @@ class Model:
             body,
             [tokens for tokens, _ in prompts],
             self.served,
+            promise=promised,
             request_id=f"{head.id}-{next(_SERIAL)}",
             arrival_s=arrival_s,
         )
         echoes = tuple(echo for _, echo in prompts for _ in range(choices))
-        return Ask(made, echoes, choices, head, form, bool(body.stream))
+        tells = self.tells_metrics or promised.is_asked_for
+        return Ask(made, echoes, choices, head, form, bool(body.stream), promised, tells)
 
 
 @dataclass(slots=True)

@@ -12,22 +12,33 @@ Event = tuple[int, Delta]  # which request, by its place, and what is new
 
 
 class Deltas:
-    """Iterates over the news of all `requests` until each has ended.
+    """Iterates over the news of several requests until each has ended.
 
     A context: leaving it aborts what has not ended.
-
-    Raises:
-        EngineError, ValueError: the engine refuses one of them; then it has none of them.
     """
 
-    def __init__(self, engine: AsyncEngine, requests: Sequence[Request]) -> None:
-        self._streams: list[DeltaStream] = []
+    def __init__(self, streams: Sequence[DeltaStream]) -> None:
+        self._streams = streams
+
+    @classmethod
+    async def of(cls, engine: AsyncEngine, requests: Sequence[Request]) -> "Deltas":
+        """Have an engine compute all of `requests` or, where it refuses one, none.
+
+        Only requests that would rather be refused than served late wait for its answer.
+
+        Raises:
+            EngineError, ValueError: it refuses one of them.
+        """
+        if any(request.objective.on_miss == "refuse" for request in requests):
+            return cls(await engine.admit(requests))
+        streams: list[DeltaStream] = []
         try:
             for request in requests:
-                self._streams.append(engine.generate(request))
+                streams.append(engine.generate(request))
         except BaseException:
-            self.close()
+            cls(streams).close()
             raise
+        return cls(streams)
 
     def __enter__(self) -> "Deltas":
         return self

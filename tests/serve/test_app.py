@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from hfx.cache import BlockPool
-from hfx.config import HttpConfig, SchedulerConfig
+from hfx.config import HttpConfig, SchedulerConfig, Tier
 from hfx.engine import AsyncEngine, Engine, Sampled, StepBatch, StepOutput, TokenLogprob
 from hfx.models.generation import GenerationDefaults
 from hfx.scheduler import FirstComeFirstServed
@@ -19,7 +19,10 @@ from hfx.serve.convert import Served
 from hfx.serve.metrics import EngineMetrics, HttpMetrics
 from hfx.serve.middleware import KNOWN_PATHS
 from hfx.serve.prompts import Prompts
+from hfx.serve.reach import reach
 from hfx.serve.site import Model, Site
+from hfx.serve.tier_metrics import TierMetrics
+from hfx.serve.tiers import offered
 
 VOCABULARY, CONTEXT = 26, 64
 
@@ -154,7 +157,22 @@ class Stage:
         )
         self.engine.add_observer(metrics)
         prompts = Prompts(Letters(), None, served)
-        self.site.model = Model(self.engine, served, Letters(), prompts, metrics, "letters", 0)
+        tiers = offered((Tier(name="chat", ttft_s=60.0),))
+        tier_metrics = TierMetrics(self.site.metrics.registry, model_name="letters", tiers=tiers)
+        self.engine.add_observer(tier_metrics)
+        self.site.model = Model(
+            self.engine,
+            served,
+            Letters(),
+            prompts,
+            metrics,
+            tier_metrics,
+            "letters",
+            0,
+            tiers,
+            reach(tiers.values(), None, 64),
+            self.site.http.per_request_metrics,
+        )
         self.site.lifecycle.state = "ready"
 
     def get(self, path: str) -> Call:

@@ -10,6 +10,7 @@ from hfx.serve import convert
 from hfx.serve.body import parse
 from hfx.serve.convert import Served
 from hfx.serve.errors import ApiError
+from hfx.serve.promises import promise
 from hfx.serve.protocol import (
     Body,
     ChatCompletionRequest,
@@ -17,6 +18,7 @@ from hfx.serve.protocol import (
     CompletionRequest,
     GenerationBody,
 )
+from hfx.serve.tiers import offered
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -84,7 +86,14 @@ def test_stop_may_be_one_string_or_several_or_null() -> None:
 def test_requests_are_prompt_major_and_seeds_differ_between_choices_only() -> None:
     body = completion(prompt=[[1], [2]], n=2, seed=9, priority=-3, cache_salt="s")
 
-    made = convert.requests(body, body.prompt, served(), request_id="x", arrival_s=4.0)
+    made = convert.requests(
+        body,
+        body.prompt,
+        served(),
+        promise=promise(body, {}, offered(())),
+        request_id="x",
+        arrival_s=4.0,
+    )
 
     assert [request.id for request in made] == ["x-0", "x-1", "x-2", "x-3"]
     assert [request.prompt_token_ids for request in made] == [(1,), (1,), (2,), (2,)]
@@ -95,7 +104,14 @@ def test_requests_are_prompt_major_and_seeds_differ_between_choices_only() -> No
 def test_the_largest_seed_wraps_around() -> None:
     body = completion(prompt=[1], n=2, seed=2**63 - 1)
 
-    made = convert.requests(body, body.prompt, served(), request_id="x", arrival_s=0.0)
+    made = convert.requests(
+        body,
+        body.prompt,
+        served(),
+        promise=promise(body, {}, offered(())),
+        request_id="x",
+        arrival_s=0.0,
+    )
 
     assert [request.sampling.seed for request in made] == [2**63 - 1, -(2**63)]
 

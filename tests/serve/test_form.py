@@ -119,12 +119,12 @@ def test_a_text_stream_opens_with_the_echo_if_there_is_one() -> None:
 
 @pytest.mark.parametrize("with_usage", [False, True])
 def test_chunks_are_server_sent_events_of_json(with_usage: bool) -> None:
-    head = Head("id", 'a "name"', 5, "fp", tier=True, usage=with_usage)
+    head = Head("id", 'a "name"', 5, "fp", tier="default", usage=with_usage)
     chunks = Chunks(head, "kind")
 
     events = [
         chunks.choice({"index": 0}),
-        chunks.first({"index": 0}, {"prompt_token_ids": [1]}),
+        chunks.choice({"index": 0}, {"prompt_token_ids": [1]}),
         chunks.usage(usage(3, 1, 2)),
     ]
 
