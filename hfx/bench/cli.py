@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,22 @@ from typing import Any
 import aiohttp
 import numpy as np
 import uvloop
-from tqdm import tqdm
 
-from . import report
+from . import plan as planning
+from . import plots, report
+from .arrivals import arrival_times_s
+from .attainment import Share, attainment, by_tier
 from .client import Target
 from .load import Run, open_session, run_load
-from .metrics import saturation, summarize
+from .metrics import client_lag, saturation, summarize
 from .options import parser
+from .outcome import Outcome
+from .plan import Plan
+from .progress import Progress
 from .record import Record, finite
 from .server import Unusable, local_pool, models, served_pool, try_once
-from .workload import (
-    Prompt,
-    RandomLengths,
-    arrival_times_s,
-    ramp,
-    random_prompts,
-    read_prompts,
-    take,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that is known to be right before the load starts."""
-
-    target: Target
-    prompts: list[Prompt]
-    arrivals_s: list[float] | None
+from .sweep import Found, Trial, cannot_reach, highest_rate
+from .workload import Prompt, TokenPool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
+            planning.check(options)
+            if options.plot:
+                plots.check(options.plot)
             plan = runner.run(_plan(options))
             record = Record("hfx.bench")
+            if options.find_rate:
+                return _report_search(options, runner.run(_search(plan, options)), record)
             run = runner.run(_measure(plan, options))
         except (Unusable, ValueError, OSError) as error:
             print(f"hfx.bench: error: {error}", file=sys.stderr)
@@ -60,42 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("hfx.bench: interrupted, nothing saved", file=sys.stderr)
             return 130
-    result = _result(options, plan, run)
-    print(report.table(result))
-    _save(options, result, run, record)
-    return 0 if result["completed"] else 1
+    return _report(options, plan, run, record)
 
 
 async def _plan(options: argparse.Namespace) -> Plan:
-    rates = request_rates(options)
-    rng = np.random.default_rng(options.seed)
     for folder in _result_folders(options):
         folder.mkdir(parents=True, exist_ok=True)
     async with open_session() as session:
         target = await _target(session, options)
-        prompts = await _prompts(session, target, options, rng)
+        plan = planning.build(options, target, await _pool(session, target, options))
         await try_once(session, target)
-    is_open_loop = math.isfinite(rates[0])
-    arrivals_s = arrival_times_s(rng, rates, options.burstiness) if is_open_loop else None
-    return Plan(target, prompts, arrivals_s)
-
-
-def request_rates(options: argparse.Namespace) -> list[float]:
-    """The rate before each request.
-
-    Raises:
-        ValueError: the ramp-up options are incomplete, or are given beside --request-rate.
-    """
-    ends = (options.ramp_up_start_rps, options.ramp_up_end_rps)
-    if options.ramp_up_strategy is None:
-        if any(ends):
-            raise ValueError("--ramp-up-start-rps and --ramp-up-end-rps need --ramp-up-strategy")
-        return [options.request_rate] * options.num_prompts
-    if not all(ends):
-        raise ValueError("--ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps")
-    if math.isfinite(options.request_rate):
-        raise ValueError("--ramp-up-strategy takes the place of --request-rate: give one of them")
-    return ramp(options.ramp_up_strategy, *ends, options.num_prompts)
+        return plan
 
 
 async def _target(session: aiohttp.ClientSession, options: argparse.Namespace) -> Target:
@@ -116,82 +85,190 @@ async def _target(session: aiohttp.ClientSession, options: argparse.Namespace) -
     )
 
 
-async def _prompts(
-    session: aiohttp.ClientSession,
-    target: Target,
-    options: argparse.Namespace,
-    rng: np.random.Generator,
-) -> list[Prompt]:
-    if options.dataset_name != "random":
-        if options.dataset_path is None:
-            raise Unusable(f"--dataset-name {options.dataset_name} needs --dataset-path")
-        rows = read_prompts(options.dataset_path, options.output_len)
-        return take(rows, options.num_prompts, rng)
-    lengths = RandomLengths(
-        input_len=options.random_input_len,
-        output_len=options.random_output_len,
-        range_ratio=options.random_range_ratio,
-    )
+async def _pool(
+    session: aiohttp.ClientSession, target: Target, options: argparse.Namespace
+) -> TokenPool:
+    if options.dataset_name in ("sharegpt", "custom") and not options.tiers:
+        return TokenPool(source=f"texts of {options.dataset_path}")
     if options.tokenizer:
-        pool = local_pool(options.tokenizer)
-    else:
-        pool = await served_pool(session, target)
-    as_text = options.backend == "openai-chat"
-    return random_prompts(rng, options.num_prompts, lengths, pool, as_text=as_text)
+        return local_pool(options.tokenizer)
+    return await served_pool(session, target)
 
 
 async def _measure(plan: Plan, options: argparse.Namespace) -> Run:
     async with open_session() as session:
-        with tqdm(total=len(plan.prompts), disable=options.disable_tqdm, unit="req") as bar:
+        if options.num_warmups:
+            warm = [plan.prompts[i % len(plan.prompts)] for i in range(options.num_warmups)]
+            await run_load(session, plan.target, warm, max_concurrency=1)
+        with Progress(plan.prompts, is_shown=not options.disable_tqdm) as progress:
             return await run_load(
                 session,
                 plan.target,
                 plan.prompts,
                 arrivals_s=plan.arrivals_s,
                 max_concurrency=options.max_concurrency,
-                on_done=lambda _: bar.update(),
+                on_done=progress.done,
             )
 
 
-def _result(options: argparse.Namespace, plan: Plan, run: Run) -> dict[str, Any]:
-    """vLLM's keys: what was asked, what was measured."""
-    asked = {
+async def _search(plan: Plan, options: argparse.Namespace) -> Found:
+    """Trials on the plan's prompts; a rate's arrivals are the same pattern, stretched."""
+    async with open_session() as session:
+
+        async def measure(rate: float, run: int) -> tuple[Share, bool]:
+            rng = np.random.default_rng((options.seed, 1, run))
+            arrivals_s = arrival_times_s(rng, [rate] * len(plan.prompts), options.burstiness)
+            trial = replace(plan, arrivals_s=arrivals_s)
+            return await _trial(session, trial, options, f"{rate:.3g}/s")
+
+        def show(trial: Trial) -> None:
+            if not options.disable_tqdm:
+                print(report.trial_line(trial, options.find_rate), file=sys.stderr)
+
+        return await highest_rate(
+            measure,
+            goal=options.find_rate,
+            start=options.request_rate,
+            tolerance=options.find_tolerance,
+            runs=options.find_runs,
+            on_trial=show,
+        )
+
+
+async def _trial(
+    session: aiohttp.ClientSession, plan: Plan, options: argparse.Namespace, title: str
+) -> tuple[Share, bool]:
+    """One run at one rate, given up as soon as the goal is out of reach."""
+    hopeless = asyncio.Event()
+    warm = [at_s < options.warmup_s for at_s in plan.arrivals_s or ()]
+    is_shown = not options.disable_tqdm
+    kept: list[bool] = []
+    with Progress(plan.prompts, title=title, is_shown=is_shown) as progress:
+
+        def done(i: int, outcome: Outcome) -> None:
+            progress.done(i, outcome)
+            if not warm[i]:
+                kept.append(plan.prompts[i].targets.are_kept(outcome))
+            if cannot_reach(Share(sum(kept), len(kept)), options.find_rate):
+                hopeless.set()
+
+        await run_load(
+            session,
+            plan.target,
+            plan.prompts,
+            arrivals_s=plan.arrivals_s,
+            max_concurrency=options.max_concurrency,
+            on_done=done,
+            stop=hopeless,
+        )
+    return Share(sum(kept), len(kept)), hopeless.is_set()
+
+
+def _counted(plan: Plan, run: Run, warmup_s: float) -> tuple[list[Prompt], list[Outcome], float]:
+    """Prompts and outcomes that count, and the seconds that they stand for."""
+    pairs = [
+        (prompt, outcome)
+        for prompt, outcome in zip(plan.prompts, run.outcomes, strict=True)
+        if outcome.scheduled_s >= run.start_s + warmup_s
+    ]
+    if not pairs:
+        raise ValueError(
+            f"no request started after the {warmup_s:g} s of --warmup-s: raise --num-prompts"
+        )
+    prompts, outcomes = zip(*pairs, strict=True)
+    return list(prompts), list(outcomes), run.duration_s - warmup_s
+
+
+def _report(options: argparse.Namespace, plan: Plan, run: Run, record: Record) -> int:
+    try:
+        prompts, outcomes, duration_s = _counted(plan, run, options.warmup_s)
+    except ValueError as error:
+        print(f"hfx.bench: error: {error}", file=sys.stderr)
+        return 2
+    result = _asked(options, plan) | _measured(options, plan, run, prompts, outcomes, duration_s)
+    print(report.table(result))
+    _save(options, result, report.rows(outcomes, prompts), record)
+    if options.plot:
+        tiers = [prompt.tier for prompt in prompts]
+        plots.draw_cdfs(options.plot, outcomes, [p.targets for p in prompts], tiers)
+        print(f"Drew {options.plot}")
+    return 0 if result["completed"] else 1
+
+
+def _asked(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """vLLM's keys of what was asked, and how prompts were counted."""
+    return {
         "date": datetime.now().strftime("%Y%m%d-%H%M%S"),
         "backend": options.backend,
         "label": options.label,
         "model_id": plan.target.model,
         "tokenizer_id": options.tokenizer or plan.target.model,
-        "num_prompts": options.num_prompts,
+        "num_prompts": len(plan.prompts),
         "request_rate": options.request_rate if math.isfinite(options.request_rate) else "inf",
         "burstiness": options.burstiness,
         "max_concurrency": options.max_concurrency,
+        "prompt_source": plan.source,
         **dict(options.metadata),
     }
-    measured = summarize(
-        run.outcomes,
-        run.duration_s,
-        aimed_tokens=[prompt.prompt_tokens for prompt in plan.prompts],
-        goodput_ms=dict(options.goodput),
+
+
+def _measured(
+    options: argparse.Namespace,
+    plan: Plan,
+    run: Run,
+    prompts: Sequence[Prompt],
+    outcomes: Sequence[Outcome],
+    duration_s: float,
+) -> dict[str, Any]:
+    result = summarize(
+        outcomes,
+        duration_s,
+        aimed_tokens=[prompt.prompt_tokens for prompt in prompts],
         metrics=options.percentile_metrics,
         percentiles=options.metric_percentiles,
     )
-    is_open_loop = plan.arrivals_s is not None
-    return asked | measured | (saturation(run.outcomes) if is_open_loop else {})
+    targets = [prompt.targets for prompt in prompts]
+    if plan.has_targets:
+        result |= attainment(outcomes, targets, duration_s)
+    if plan.has_tiers:
+        tiers = [prompt.tier for prompt in prompts]
+        result["tiers"] = by_tier(outcomes, targets, tiers, duration_s)
+    result |= client_lag(outcomes, run.loop_lags_s)
+    return result | (saturation(outcomes) if plan.arrivals_s is not None else {})
+
+
+def _report_search(options: argparse.Namespace, found: Found, record: Record) -> int:
+    result = report.search(found, options.find_rate)
+    print(report.search_table(result))
+    record.rows = result["trials"]
+    record.summary = {"highest_rate": found.passed, "lowest_failed_rate": found.failed}
+    if options.json:
+        record.write(options.json)
+        print(f"Wrote {options.json}")
+    if options.plot:
+        plots.draw_sweep(options.plot, result["trials"], options.find_rate)
+        print(f"Drew {options.plot}")
+    return 0 if found.passed else 1
 
 
 def _result_folders(options: argparse.Namespace) -> list[Path]:
     folders = [options.result_dir] if options.save_result or options.save_detailed else []
-    return folders + ([options.json.parent] if options.json else [])
+    return folders + [path.parent for path in (options.json, options.plot) if path]
 
 
-def _save(options: argparse.Namespace, result: dict[str, Any], run: Run, record: Record) -> None:
+def _save(
+    options: argparse.Namespace,
+    result: dict[str, Any],
+    rows: list[dict[str, Any]],
+    record: Record,
+) -> None:
     if options.save_result or options.save_detailed:
         kept = result if options.save_detailed else report.without_details(result)
         path = options.result_dir / (options.result_filename or _filename(options, result))
         path.write_text(json.dumps(finite(kept)) + "\n")
         print(f"Saved {path}")
     if options.json:
-        record.rows = report.rows(run.outcomes)
+        record.rows = rows
         record.summary = report.summary(result)
         record.write(options.json)
         print(f"Wrote {options.json}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
+from .outcome import Outcome
 from .sse import EventParser
 from .workload import Prompt
 
@@ -43,7 +44,7 @@ class Target:
         return join_url(self.base_url, self.endpoint or ENDPOINTS[self.backend])
 
     def body(self, prompt: Prompt) -> dict[str, Any]:
-        """The JSON of one request; `extra_body` wins over everything."""
+        """The JSON of one request; `extra_body` wins over it, the prompt's own body over both."""
         body: dict[str, Any] = {
             "model": self.model,
             "stream": True,
@@ -56,28 +57,7 @@ class Target:
             body |= {"messages": [message], "max_completion_tokens": prompt.output_tokens}
         if self.ignore_eos:
             body["ignore_eos"] = True
-        return body | dict(self.extra_body)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one request. Without `success` the times mean nothing, `error` says why.
-
-    `scheduled_s` is when it should have been sent, `start_s` when it was. Token counts are the
-    server's; None where it reported none.
-    """
-
-    success: bool
-    start_s: float
-    end_s: float
-    scheduled_s: float
-    error: str = ""
-    ttft_s: float = 0.0
-    latency_s: float = 0.0
-    itls_s: tuple[float, ...] = ()
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    text: str = ""
+        return body | dict(self.extra_body) | dict(prompt.body)
 
 
 def join_url(base_url: str, path: str) -> str:
@@ -97,6 +77,7 @@ async def send(
         async with session.post(
             target.url, data=orjson.dumps(target.body(prompt)), headers=_headers(target)
         ) as response:
+            reply.status = response.status
             if response.status != 200:
                 reply.error = await _refusal(response)
             else:
@@ -137,6 +118,8 @@ class _Reply:
         self.start_s = start_s
         self.backend = backend
         self.error = ""
+        self.status: int | None = None
+        self.metrics: dict[str, Any] = {}
         self.first_s: float | None = None
         self.last_s = start_s
         self.itls_s: list[float] = []
@@ -185,6 +168,8 @@ class _Reply:
         if usage := chunk.get("usage"):
             self.prompt_tokens = usage.get("prompt_tokens")
             self.output_tokens = usage.get("completion_tokens")
+        if isinstance(metrics := chunk.get("metrics"), dict):
+            self.metrics = metrics
         if not (choices := chunk.get("choices")):
             return
         choice = choices[0]
@@ -231,10 +216,12 @@ class _Reply:
             end_s=time.perf_counter(),
             scheduled_s=self.start_s if scheduled_s is None else scheduled_s,
             error=error,
+            status=self.status,
             ttft_s=(self.first_s or self.start_s) - self.start_s,
             latency_s=self.last_s - self.start_s,
             itls_s=tuple(self.itls_s),
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
             text="".join(self.texts),
+            metrics=self.metrics,
         )

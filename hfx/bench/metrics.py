@@ -1,4 +1,4 @@
-"""The arithmetic of a run: vLLM's result keys, attainment with its interval, saturation.
+"""The arithmetic of a run: vLLM's result keys, what the client itself added, saturation.
 
 Times are seconds inside, milliseconds where a key ends in `_ms`. Pure: no clock, no sockets.
 """
@@ -6,58 +6,15 @@ Times are seconds inside, milliseconds where a key ends in `_ms`. Pure: no clock
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .client import Outcome
+from .outcome import Outcome, output_tokens, tpot_s
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
-GOODPUT_METRICS = ("ttft", "tpot", "e2el")
-WILSON_Z = 1.959963984540054  # 95 %, two-sided
 KEEPS_UP = 0.95  # of the arrivals: fewer completions than that and the queue grows
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How many of how many, with Wilson's 95 % interval."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.total if self.total else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """(0, 1) where nothing was tried; none and all are exactly 0 and 1."""
-        if not self.total:
-            return 0.0, 1.0
-        z2 = WILSON_Z**2
-        scale = 1 + z2 / self.total
-        centre = (self.value + z2 / (2 * self.total)) / scale
-        spread = self.value * (1 - self.value) / self.total + z2 / (4 * self.total**2)
-        half = WILSON_Z * math.sqrt(spread) / scale
-        low = centre - half if self.hits else 0.0
-        return low, (centre + half if self.hits < self.total else 1.0)
-
-
-def output_tokens(outcome: Outcome) -> int:
-    """What the server reported, or else the number of chunks that carried output."""
-    if not outcome.success:
-        return 0
-    if outcome.output_tokens is not None:
-        return outcome.output_tokens
-    return 1 + len(outcome.itls_s)
-
-
-def tpot_s(outcome: Outcome) -> float:
-    """Mean time per token after the first; 0 for a reply of one token, as vLLM counts it."""
-    later = output_tokens(outcome) - 1
-    return (outcome.latency_s - outcome.ttft_s) / later if later > 0 else 0.0
 
 
 def summarize(
@@ -65,15 +22,14 @@ def summarize(
     duration_s: float,
     *,
     aimed_tokens: Sequence[int | None] | None = None,
-    goodput_ms: Mapping[str, float] | None = None,
     metrics: Sequence[str] = METRICS,
     percentiles: Sequence[float] = (99.0,),
 ) -> dict[str, Any]:
-    """vLLM's result keys, the lists of `--save-detailed` included, and SGLang's attainment keys.
+    """vLLM's result keys, the lists of `--save-detailed` included.
 
     `aimed_tokens` is what each prompt was meant to hold: it stands in where the server reported
     nothing, and its sum is `aimed_input_tokens`, to be compared with `total_input_tokens`.
-    Failed requests count as missed in goodput and attainment and nowhere else.
+    Failed requests are in no figure but `failed`; `attainment` counts them as missed.
     """
     done = [outcome for outcome in outcomes if outcome.success]
     aims = aimed_tokens or [None] * len(outcomes)
@@ -85,7 +41,7 @@ def summarize(
     total_input = sum(inputs[i] for i in counted)
     total_output = sum(output_tokens(outcome) for outcome in done)
     per_s = 1.0 / duration_s if duration_s > 0 else 0.0
-    result: dict[str, Any] = {
+    return {
         "duration": duration_s,
         "completed": len(done),
         "failed": len(outcomes) - len(done),
@@ -106,9 +62,6 @@ def summarize(
         "generated_texts": [outcome.text for outcome in outcomes],
         "errors": [outcome.error for outcome in outcomes],
     }
-    if goodput_ms:
-        result |= attainment(outcomes, duration_s, goodput_ms)
-    return result
 
 
 def latencies(
@@ -151,31 +104,16 @@ def peaks(done: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def attainment(
-    outcomes: Sequence[Outcome], duration_s: float, goodput_ms: Mapping[str, float]
-) -> dict[str, Any]:
-    """Goodput in requests/s, and the share of all requests that kept every target, or each one."""
-    met = {
-        name: [outcome.success and _value_s(outcome, name) * 1e3 <= limit for outcome in outcomes]
-        for name, limit in goodput_ms.items()
-    }
-    joint = Share(sum(all(row) for row in zip(*met.values(), strict=True)), len(outcomes))
-    low, high = joint.interval
+def client_lag(outcomes: Sequence[Outcome], loop_lags_s: Sequence[float]) -> dict[str, float]:
+    """How late this client itself was: in sending what was due, and in looking at its sockets."""
+    late_ms = np.asarray([o.start_s - o.scheduled_s for o in outcomes] or [0.0]) * 1e3
+    loop_ms = np.asarray(loop_lags_s or [0.0]) * 1e3
     return {
-        "request_goodput": joint.hits / duration_s if duration_s > 0 else 0.0,
-        "slo_attainment": joint.value,
-        "slo_attainment_low": low,
-        "slo_attainment_high": high,
-        "slo_attainment_by_metric": {
-            name: Share(sum(row), len(row)).value for name, row in met.items()
-        },
+        "client_send_lag_p50_ms": float(np.median(late_ms)),
+        "client_send_lag_p99_ms": float(np.percentile(late_ms, 99)),
+        "client_loop_lag_p50_ms": float(np.median(loop_ms)),
+        "client_loop_lag_p99_ms": float(np.percentile(loop_ms, 99)),
     }
-
-
-def _value_s(outcome: Outcome, name: str) -> float:
-    if name == "ttft":
-        return outcome.ttft_s
-    return tpot_s(outcome) if name == "tpot" else outcome.latency_s
 
 
 def saturation(outcomes: Sequence[Outcome]) -> dict[str, Any]:

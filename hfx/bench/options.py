@@ -8,12 +8,16 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .attainment import GOODPUT_METRICS
 from .client import ENDPOINTS
-from .metrics import GOODPUT_METRICS, METRICS
+from .metrics import METRICS
 
+DATASETS = ("random", "sharegpt", "custom", "trace")
 _DESCRIPTION = """\
-Measure an OpenAI-compatible server. Open loop: --request-rate. Closed loop: --max-concurrency with
-the default rate of inf. Exit status: 0, 1 where no request succeeded, 2 for unusable input."""
+Measure an OpenAI-compatible server. Open loop: --request-rate, or a trace's own clock with
+--use-trace-timestamps. Closed loop: --max-concurrency with the default rate of inf. --find-rate
+searches for the highest rate at which enough promises are kept. Exit status: 0, 1 where no request
+succeeded, 2 for unusable input."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _server_options(parser.add_argument_group("server"))
     _workload_options(parser.add_argument_group("workload"))
     _load_options(parser.add_argument_group("load"))
+    _promise_options(parser.add_argument_group("promises"))
     _result_options(parser.add_argument_group("results"))
     return parser
 
@@ -58,11 +63,17 @@ def _server_options(group: argparse._ArgumentGroup) -> None:
 
 def _workload_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--dataset-name", choices=DATASETS, default="random", help="prompts")
     add(
-        "--dataset-name", choices=["random", "sharegpt", "custom"], default="random", help="prompts"
+        "--dataset-path",
+        type=Path,
+        help="sharegpt, custom: JSON array or JSON lines, ShareGPT's form or 'prompt'; trace: "
+        "Azure's CSV, Mooncake's JSON lines, or CSV with [arrival_s,]input_tokens,output_tokens"
+        "[,hash_ids], plain or .gz",
     )
-    add("--dataset-path", type=Path, help="JSON array or JSON lines, ShareGPT's form or 'prompt'")
     add("--num-prompts", type=_count, default=1000, help="requests to send")
+    add("--max-input-len", type=_count, help="longer prompts of a trace are cut to so many tokens")
+    add("--max-output-len", type=_count, help="longer outputs of a trace are cut likewise")
     add("--random-input-len", type=_count, default=1024, help="tokens")
     add("--random-output-len", type=_count, default=128, help="tokens")
     add("--random-range-ratio", type=float, default=0.0, help="lengths vary by up to this share")
@@ -77,16 +88,52 @@ def _load_options(group: argparse._ArgumentGroup) -> None:
     add("--request-rate", type=_positive, default=math.inf, help="requests per second, or inf")
     add("--burstiness", type=_positive, default=1.0, help="gamma shape of the gaps; 1 is Poisson")
     add("--max-concurrency", type=_count, help="requests under way at most")
+    add("--use-trace-timestamps", action="store_true", help="send when the trace did")
+    add("--trace-speed", type=_positive, default=1.0, help="replay so many times as fast")
+    add(
+        "--trace-jitter",
+        type=_not_negative,
+        default=0.0,
+        metavar="S",
+        help="spread arrivals over so many of the trace's seconds (Mooncake ticks every 3)",
+    )
+    add("--num-warmups", type=_whole, default=0, help="requests sent before the run, one by one")
+    add(
+        "--warmup-s",
+        type=_not_negative,
+        default=0.0,
+        metavar="S",
+        help="what starts in the first seconds is load, but in no figure",
+    )
     add("--ramp-up-strategy", choices=["linear", "exponential"], help="instead of --request-rate")
     add("--ramp-up-start-rps", type=_positive, help="requests per second at the start")
     add("--ramp-up-end-rps", type=_positive, help="requests per second at the end")
+
+
+def _promise_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--goodput", type=_target, nargs="+", default=[], metavar="METRIC:MS", help="ttft:200 ...")
+    add(
+        "--tiers",
+        metavar="FILE",
+        help="mix of tiers, YAML or JSON (or the YAML itself): a list of name, share, input_len, "
+        "output_len, range_ratio, ttft_ms, tpot_ms, e2el_ms, send_slo, body",
+    )
+    add("--send-slo", action="store_true", help="send every request's targets as the field 'slo'")
+    add(
+        "--find-rate",
+        type=_share,
+        metavar="SHARE",
+        help="find the highest rate that keeps this share, 0.9 or 0.99; starts at --request-rate",
+    )
+    add("--find-tolerance", type=_positive, default=0.05, help="how close the two rates must come")
+    add("--find-runs", type=_count, default=3, help="runs at most at one rate, where it is close")
 
 
 def _result_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--percentile-metrics", type=_metrics, default=",".join(METRICS), help="to report")
     add("--metric-percentiles", type=_percentiles, default="99", help="comma-separated")
-    add("--goodput", type=_target, nargs="+", default=[], metavar="METRIC:MS", help="ttft:200 ...")
     add("--save-result", action="store_true", help="write vLLM's JSON into --result-dir")
     add("--save-detailed", action="store_true", help="with the lists per request")
     add("--result-dir", type=Path, default=Path("."), help="for --save-result")
@@ -94,6 +141,7 @@ def _result_options(group: argparse._ArgumentGroup) -> None:
     add("--label", help="kept in the result")
     add("--metadata", type=_pair, nargs="*", default=[], metavar="KEY=VALUE", help="likewise")
     add("--json", type=Path, metavar="FILE", help="write machine, rows (requests) and summary")
+    add("--plot", type=Path, metavar="FILE", help="draw TTFT and TPOT (.svg, .png; matplotlib)")
     add("--disable-tqdm", action="store_true", help="no progress bar")
 
 
@@ -120,6 +168,18 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1, such as 0.9")
+    return value
 
 
 def _pair(text: str) -> tuple[str, str]:

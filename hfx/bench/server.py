@@ -11,6 +11,8 @@ import aiohttp
 import tokenizers
 
 from .client import Target, join_url, send
+from .outcome import Outcome
+from .words import WORDS
 from .workload import Prompt, TokenPool, word_text
 
 RETRY_S = 0.5
@@ -49,19 +51,24 @@ async def models(
         await asyncio.sleep(RETRY_S)
 
 
-async def try_once(session: aiohttp.ClientSession, target: Target) -> None:
+async def try_once(session: aiohttp.ClientSession, target: Target, text: str = "Hello") -> Outcome:
     """One short request, so that a wrong model or option is told before the load starts.
 
     Raises:
         Unusable: it failed; the message is the server's.
     """
-    outcome = await send(session, target, Prompt("Hello", 1))
+    outcome = await send(session, target, Prompt(text, 1))
     if not outcome.success:
         raise Unusable(f"a first request to {target.url} failed: {outcome.error}")
+    return outcome
 
 
 async def served_pool(session: aiohttp.ClientSession, target: Target) -> TokenPool:
-    """The pool of the server's own vocabulary where it offers `/tokenize`, else plain words."""
+    """The pool of the server's own vocabulary where it offers `/tokenize`.
+
+    Else plain words, as many as one request's `usage` says make a token; a server that reports no
+    usage leaves one token a word.
+    """
     url = join_url(target.base_url, "/tokenize")
     vllm = {"model": target.model, "prompt": word_text(), "add_special_tokens": False}
     llama_cpp = {"content": word_text()}
@@ -73,8 +80,22 @@ async def served_pool(session: aiohttp.ClientSession, target: Target) -> TokenPo
         except (aiohttp.ClientError, OSError, KeyError, TypeError, ValueError):
             continue
         if token_ids and all(isinstance(token, int) for token in token_ids):
-            return TokenPool.of_words(token_ids)
-    return TokenPool()
+            return TokenPool.of_words(token_ids, "token ids of the server's /tokenize")
+    return await _counted_pool(session, target)
+
+
+async def _counted_pool(session: aiohttp.ClientSession, target: Target) -> TokenPool:
+    """Words, measured by what the server counts for them beyond one word alone."""
+    counts = []
+    for text in (WORDS[0], word_text()):
+        outcome = await try_once(session, target, text)
+        if outcome.prompt_tokens is None:
+            return TokenPool()
+        counts.append(outcome.prompt_tokens)
+    per_word = (counts[1] - counts[0]) / (len(WORDS) - 1)
+    if per_word <= 0:
+        return TokenPool()
+    return TokenPool((), per_word, f"plain words, {per_word:.3f} tokens each by the server's usage")
 
 
 def local_pool(name: str) -> TokenPool:
@@ -92,4 +113,6 @@ def local_pool(name: str) -> TokenPool:
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())
         raise Unusable(f"--tokenizer {name}: no tokenizer.json could be read: {reason}") from None
-    return TokenPool.of_words(tokenizer.encode(word_text(), add_special_tokens=False).ids)
+    return TokenPool.of_words(
+        tokenizer.encode(word_text(), add_special_tokens=False).ids, f"token ids of {name}"
+    )

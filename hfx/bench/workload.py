@@ -1,44 +1,55 @@
-"""What is sent and when: prompts of wanted lengths, prompts from files, arrival times.
+"""What is sent: prompts of wanted lengths, prompts from files, what each was promised.
 
-Lengths are tokens, times seconds from the start of the run. Everything random comes from one
-`numpy` generator, so that a seed names a workload.
+Lengths are tokens. Everything random comes from one `numpy` generator, so that a seed names a
+workload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
 
+from .attainment import NO_TARGETS, Targets
+from .traces import BLOCK_TOKENS, Row
 from .words import WORDS
-
-RampUp = Literal["linear", "exponential"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request to make. `prompt_tokens` is what was aimed for, None where nobody counted."""
+    """One request to make. `prompt_tokens` is what was aimed for, None where nobody counted.
+
+    `targets` is what its answer is judged by; the server learns of it only through `body`, which
+    is merged into the request.
+    """
 
     content: str | list[int]
     output_tokens: int
     prompt_tokens: int | None = None
+    tier: str = ""
+    targets: Targets = NO_TARGETS
+    body: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPool:
-    """What random prompts are drawn from: token ids the server knows, or else plain words."""
+    """What random prompts are drawn from: token ids the server knows, or else plain words.
+
+    `source` says where the count of tokens comes from, for people.
+    """
 
     token_ids: tuple[int, ...] = ()
     tokens_per_word: float = 1.0
+    source: str = "plain words, one token each by assumption"
 
     @classmethod
-    def of_words(cls, token_ids: Sequence[int]) -> TokenPool:
+    def of_words(cls, token_ids: Sequence[int], source: str) -> TokenPool:
         """The pool of a vocabulary, given its ids of `word_text()`."""
-        return cls(tuple(sorted(set(token_ids))), len(token_ids) / len(WORDS))
+        return cls(tuple(sorted(set(token_ids))), len(token_ids) / len(WORDS), source)
 
     def draw(self, rng: np.random.Generator, tokens: int, *, as_text: bool) -> str | list[int]:
         """Random content of `tokens` tokens: exact as ids, near as text."""
@@ -144,38 +155,31 @@ def take(prompts: Sequence[Prompt], count: int, rng: np.random.Generator) -> lis
     return [prompts[order[i % len(order)]] for i in range(count)]
 
 
-def arrival_times_s(
-    rng: np.random.Generator, rates: Iterable[float], burstiness: float = 1.0
-) -> list[float]:
-    """When each request arrives; `rates` holds the requests per second that hold before each.
-
-    Gaps are gamma distributed with shape `burstiness`: 1 is a Poisson process, below 1 comes in
-    bursts (the gaps' coefficient of variation is 1 / sqrt(burstiness)), above 1 is more even.
-    As vLLM does, the times are stretched so that the last falls where the rates say. An infinite
-    rate is everything at once.
-
-    Raises:
-        ValueError: a rate or the burstiness is not above 0.
-    """
-    wanted = np.asarray(list(rates), dtype=float)
-    if not burstiness > 0:
-        raise ValueError(f"burstiness is {burstiness}: it must be above 0")
-    if not (wanted > 0).all():
-        raise ValueError(f"request rate is {wanted.min()}: it must be above 0, or inf")
-    means = 1.0 / wanted
-    times = np.cumsum(rng.gamma(burstiness, means / burstiness))
-    if len(times) and times[-1] > 0:
-        times *= means.sum() / times[-1]
-    return [float(time) for time in times]
+def trace_prompts(
+    rng: np.random.Generator, rows: Sequence[Row], pool: TokenPool, *, as_text: bool
+) -> list[Prompt]:
+    """A prompt a row; rows whose hash ids agree begin with the same text, as far as they agree."""
+    seed = int(rng.integers(2**31))
+    return [
+        Prompt(_content(rng, row, pool, seed, as_text=as_text), row.output_tokens, row.input_tokens)
+        for row in rows
+    ]
 
 
-def ramp(strategy: RampUp, start_rps: float, end_rps: float, count: int) -> list[float]:
-    """The rate before each of `count` requests, from `start_rps` to `end_rps`.
-
-    Raises:
-        ValueError: a rate is not above 0.
-    """
-    if not (start_rps > 0 and end_rps > 0):
-        raise ValueError(f"ramp-up from {start_rps} to {end_rps} requests/s: both must be above 0")
-    space = np.linspace if strategy == "linear" else np.geomspace
-    return [float(rate) for rate in space(start_rps, end_rps, count)]
+def _content(
+    rng: np.random.Generator, row: Row, pool: TokenPool, seed: int, *, as_text: bool
+) -> str | list[int]:
+    if not row.hash_ids:
+        return pool.draw(rng, row.input_tokens, as_text=as_text)
+    parts: list[Any] = []
+    for i, hash_id in enumerate(row.hash_ids):
+        tokens = min(BLOCK_TOKENS, row.input_tokens - i * BLOCK_TOKENS)
+        if tokens <= 0:
+            break
+        parts.append(pool.draw(np.random.default_rng((seed, hash_id)), tokens, as_text=as_text))
+    rest = row.input_tokens - len(parts) * BLOCK_TOKENS
+    if rest > 0:  # a row may name fewer blocks than its length asks for
+        parts.append(pool.draw(rng, rest, as_text=as_text))
+    if isinstance(parts[0], str):
+        return " ".join(parts)
+    return [token for part in parts for token in part]

@@ -17,6 +17,8 @@ from aiohttp import web
 class ScriptedServer:
     """Answers every completion with `status` and `pieces`, a pause of `gap_s` between them.
 
+    With `counts_words` its usage says so many tokens a word of the prompt.
+
     After `healthy_answers` of them, if that is set, every one is a 500.
     """
 
@@ -26,6 +28,7 @@ class ScriptedServer:
     cuts_connection: bool = False
     not_ready_answers: int = 0
     healthy_answers: int | None = None
+    counts_words: int | None = None
     vocabulary: list[int] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -52,6 +55,9 @@ class ScriptedServer:
         response = web.StreamResponse(status=self.status)
         response.enable_chunked_encoding()
         await response.prepare(request)
+        if self.counts_words is not None:
+            words = len(self.bodies[-1]["prompt"].split())
+            self.say("a", usage=(words * self.counts_words, 1))
         for piece in self.pieces:
             await response.write(piece)
             await asyncio.sleep(self.gap_s)

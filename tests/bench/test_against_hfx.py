@@ -117,3 +117,46 @@ def test_an_unknown_model_and_a_prompt_that_is_too_long_are_told_in_one_line(bas
 
     assert "gpt-9" in refused.err and refused.err.count("\n") == 1
     assert re.search(r"failed 2 x: HTTP 400: .*9000", failed.out)
+
+
+def test_the_highest_rate_lies_between_one_that_keeps_its_promises_and_one_that_does_not(
+    base_url, tmp_path, capsys
+):
+    argv = ["--base-url", base_url, "--disable-tqdm", "--ignore-eos", "--num-prompts", "30"]
+    argv += ["--random-input-len", "32", "--random-output-len", "4", "--goodput", "ttft:400"]
+    argv += ["--find-rate", "0.9", "--request-rate", "16", "--find-tolerance", "1"]
+    argv += ["--find-runs", "1", "--json", str(tmp_path / "r.json")]
+    argv += ["--plot", str(tmp_path / "sweep.svg")]
+
+    assert main(argv) == 0
+
+    record = json.loads((tmp_path / "r.json").read_text())
+    rates = {trial["request_rate"]: trial["passes"] for trial in record["rows"]}
+    passed, failed = record["summary"]["highest_rate"], record["summary"]["lowest_failed_rate"]
+    assert rates[passed] and not rates[failed] and failed == pytest.approx(2 * passed)
+    assert f"{passed:.3f}" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "sweep.svg").read_text()
+
+
+def test_a_published_kind_of_trace_runs_with_tiers_on_its_own_clock(base_url, tmp_path):
+    trace = tmp_path / "mooncake.jsonl"
+    lines = [
+        {"timestamp": 100 * i, "input_length": 600, "output_length": 2, "hash_ids": [1, 10 + i]}
+        for i in range(6)
+    ]
+    trace.write_text("\n".join(json.dumps(line) for line in lines))
+    mix = "[{name: tight, ttft_ms: 0.001}, {name: loose, ttft_ms: 60000}]"
+
+    result = measured(
+        base_url,
+        tmp_path,
+        *("--dataset-name", "trace", "--dataset-path", str(trace), "--use-trace-timestamps"),
+        *("--tiers", mix),
+    )
+
+    assert result["input_lens"] == [600] * 6
+    assert result["start_times"] == sorted(result["start_times"])
+    assert result["tiers"]["tight"]["slo_attainment"] == 0.0
+    assert result["tiers"]["loose"]["slo_attainment"] == 1.0
+    assert result["slo_attainment"] == 0.5
+    assert result["prompt_source"] == "token ids of the server's /tokenize"

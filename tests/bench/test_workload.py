@@ -1,13 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 
 from hfx.bench.workload import (
     RandomLengths,
     TokenPool,
-    arrival_times_s,
-    ramp,
     random_prompts,
     read_prompts,
     take,
@@ -16,46 +12,6 @@ from hfx.bench.workload import (
 
 def rng():
     return np.random.default_rng(7)
-
-
-@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
-def test_gaps_have_the_asked_mean_and_a_variation_of_one_over_root_burstiness(burstiness):
-    times = arrival_times_s(rng(), [5.0] * 20_000, burstiness)
-
-    gaps = np.diff(times)
-
-    assert times[-1] == pytest.approx(20_000 / 5.0)
-    assert gaps.mean() == pytest.approx(0.2, rel=0.01)
-    assert gaps.std() / gaps.mean() == pytest.approx(1 / math.sqrt(burstiness), rel=0.05)
-
-
-def test_poisson_gaps_are_exponential_in_the_tail():
-    gaps = np.diff(arrival_times_s(rng(), [1.0] * 20_000))
-
-    assert (gaps > 2.0).mean() == pytest.approx(math.exp(-2.0), abs=0.01)
-
-
-def test_an_infinite_rate_is_everything_at_once():
-    assert arrival_times_s(rng(), [math.inf] * 3) == [0.0, 0.0, 0.0]
-
-
-def test_a_linear_ramp_packs_requests_toward_the_end():
-    rates = ramp("linear", 1.0, 9.0, 801)
-
-    times = arrival_times_s(rng(), rates)
-
-    assert (rates[0], rates[400], rates[-1]) == (1.0, 5.0, 9.0)
-    assert times[400] > times[-1] / 2
-
-
-def test_an_exponential_ramp_multiplies_by_the_same_factor_each_time():
-    assert ramp("exponential", 1.0, 100.0, 3) == pytest.approx([1.0, 10.0, 100.0])
-
-
-@pytest.mark.parametrize("rates", [[0.0], [-1.0]])
-def test_a_rate_that_is_not_above_0_is_refused(rates):
-    with pytest.raises(ValueError, match="above 0"):
-        arrival_times_s(rng(), rates)
 
 
 def test_prompts_of_ids_have_exact_lengths_and_differ():
