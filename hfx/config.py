@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DType = Literal["auto", "bfloat16", "float32"]
+Policy = Literal[
+    "hfx",
+    "fcfs",
+    "edf",
+    "srpf",
+    "priority",
+    "qoserve_like",
+    "scorpio_like",
+    "hfx_reconstruction",
+]
 
 GIB = 1 << 30
 
@@ -57,9 +67,12 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """Limits of a step and of the queue before it."""
+    """What decides each step, its limits, and those of the queue before it.
 
-    scheduling_policy: Literal["fcfs"] = "fcfs"
+    `scheduling_policy` "hfx" plans by the prices of steps; where there are none, it is "fcfs".
+    """
+
+    scheduling_policy: Policy = "hfx"
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     max_num_queued_reqs: int = 1024

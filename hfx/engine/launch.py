@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hfx.config import EngineConfig, SchedulerConfig
-from hfx.scheduler import FirstComeFirstServed, StepPolicy
+from hfx.config import EngineConfig
 
 from .engine import Engine
 from .equip import equip
+from .policy import admission_for, policy_for
 from .prices import live_cost
 
 if TYPE_CHECKING:
@@ -25,23 +25,20 @@ def build_engine(
         ValueError: a setting is impossible; the message says which and what to do.
     """
     equipment = equip(config, progress)
+    cost = live_cost(config.cost, equipment, progress)
+    prices = None if cost is None else cost.online
+    policy = policy_for(config.scheduler, prices)
     model = equipment.model
     engine = Engine(
         equipment.executor,
-        policy_for(config.scheduler),
+        policy,
         equipment.pool,
         model.tokenizer.decode,
         vocabulary=model.spec.vocabulary,
         max_model_len=equipment.max_model_len,
         eos_token_ids=model.generation.eos_token_ids,
         seed=config.model.seed,
-        cost=live_cost(config.cost, equipment, progress),
+        cost=cost,
+        admission=admission_for(config.scheduler, prices, policy),
     )
     return engine, model
-
-
-def policy_for(config: SchedulerConfig) -> StepPolicy:
-    """The step policy that a configuration names."""
-    return FirstComeFirstServed(
-        max_step_tokens=config.max_num_batched_tokens, max_running=config.max_num_seqs
-    )

@@ -1,0 +1,38 @@
+"""Which step policy and which admission a configuration asks for, with the prices that there are."""
+
+import logging
+from dataclasses import replace
+
+from hfx.config import SchedulerConfig
+from hfx.cost import CostModel
+from hfx.scheduler import SlackPolicy, StepPolicy, build
+from hfx.scheduler.admission import Admission
+
+logger = logging.getLogger(__name__)
+
+
+def policy_for(config: SchedulerConfig, cost: CostModel | None) -> StepPolicy:
+    """The step policy that a configuration names; without prices, first come, first served.
+
+    Raises:
+        ValueError: one of the others that plan by prices was named, and there are none.
+    """
+    if config.scheduling_policy == "hfx" and cost is None:
+        logger.info("scheduling_policy is fcfs: hfx plans by prices, and cost_profile is off")
+        config = replace(config, scheduling_policy="fcfs")
+    return build(config, cost)
+
+
+def admission_for(
+    config: SchedulerConfig, cost: CostModel | None, policy: StepPolicy
+) -> Admission | None:
+    """What predicts requests, and expects what the policy expects; None without prices."""
+    if cost is None:
+        return None
+    limits = {
+        "max_step_tokens": config.max_num_batched_tokens,
+        "max_running": config.max_num_seqs,
+    }
+    if isinstance(policy, SlackPolicy):
+        return Admission(cost, policy.lengths, arriving=lambda: policy.arriving, **limits)
+    return Admission(cost, **limits)
