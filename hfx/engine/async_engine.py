@@ -91,6 +91,11 @@ class AsyncEngine:
         return self._engine.max_model_len
 
     @property
+    def max_step_tokens(self) -> int:
+        """Most tokens that one step computes."""
+        return self._limits.max_num_batched_tokens
+
+    @property
     def clock(self) -> Clock:
         """The clock of all times that it reports, and of `Request.arrival_s`."""
         return self._engine.clock
@@ -159,9 +164,8 @@ class AsyncEngine:
         return streams
 
     async def foresee(self, request: Request) -> tuple[Outlook | None, Refused | None]:
-        """What a request could expect if it came now, which it does not, and whether it is refused.
-
-        Without prices nothing is known and nothing refused.
+        """What a request could expect if it came now, which it does not, and why its promise could
+        not be kept. Without prices nothing is known and nothing refused.
 
         Raises:
             EngineDraining, EngineDead, ValueError: as `generate`.
@@ -336,7 +340,8 @@ class AsyncEngine:
         self, requests: Sequence[Request], mailboxes: Sequence[Mailbox], outbox: Outbox
     ) -> Refused | None:
         for place, (request, mailbox) in enumerate(zip(requests, mailboxes, strict=True)):
-            refused = self._engine.answer(request)
+            wants_answer = request.objective.on_miss == "refuse"
+            refused = self._engine.answer(request) if wants_answer else None
             if refused is not None:
                 for admitted in requests[:place]:
                     self._abort(admitted.id)

@@ -149,12 +149,11 @@ class Engine:
         insort(self._waiting, sequence, key=lambda waiting: waiting.order)
 
     def answer(self, request: Request) -> Refused | None:
-        """Why a request that would rather be refused than served late should be; None: it is fine.
+        """Why a request's promise could not be kept if it came now; None: it could, or who knows.
 
         Nothing is refused without prices.
         """
-        objective = request.objective
-        if self._admission is None or objective.on_miss != "refuse" or not is_promise(objective):
+        if self._admission is None or not is_promise(request.objective):
             return None
         view = self._view(self.clock.now_s())
         return self._admission.answer(request, view.snapshot, view.hit_tokens(request))

@@ -1,12 +1,13 @@
-"""Which step policy and which admission a configuration asks for, with the prices that there are."""
+"""Which step policy and admission a configuration asks for, with the prices that there are."""
 
 import logging
 from dataclasses import replace
 
 from hfx.config import SchedulerConfig
 from hfx.cost import CostModel
-from hfx.scheduler import SlackPolicy, StepPolicy, build
+from hfx.scheduler import StepPolicy, build
 from hfx.scheduler.admission import Admission
+from hfx.scheduler.policies import admission
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,4 @@ def admission_for(
     """What predicts requests, and expects what the policy expects; None without prices."""
     if cost is None:
         return None
-    limits = {
-        "max_step_tokens": config.max_num_batched_tokens,
-        "max_running": config.max_num_seqs,
-    }
-    if isinstance(policy, SlackPolicy):
-        return Admission(cost, policy.lengths, arriving=lambda: policy.arriving, **limits)
-    return Admission(cost, **limits)
+    return admission(config, cost, policy)

@@ -220,7 +220,7 @@ async def tiers(request: Request) -> Response:
     if site.model is None:
         site.lifecycle.admit()
     assert site.model is not None
-    return json({"object": "list", "data": [each.card for each in site.model.reach]})
+    return json({"object": "list", "data": [each.card for each in site.model.reach()]})
 
 
 @router.get(

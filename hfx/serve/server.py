@@ -25,7 +25,6 @@ from .cost_metrics import CostMetrics
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
-from .reach import reach
 from .settings import Settings
 from .site import Model, Site
 from .start import Phases, configuration, greeting, say
@@ -190,7 +189,7 @@ class Life:
         self._site.model = model
         self._phases.enter("ready")
         say(f"cost profile: {engine.cost or 'off'}")
-        for warning in filter(None, (each.warning for each in model.reach)):
+        for warning in filter(None, (each.warning for each in model.reach())):
             say(f"warning: {warning}")
         self._site.metrics.started(self._phases.seconds | {"total": self._phases.total_s})
         self._site.lifecycle.state = "ready"
@@ -248,11 +247,6 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         str(loaded.source),
         int(time.time()),
         tiers,
-        reach(
-            tiers.values(),
-            None if engine.cost is None else engine.cost.model,
-            config.engine.scheduler.max_num_batched_tokens,
-        ),
         config.http.per_request_metrics,
     )
 

@@ -20,7 +20,7 @@ from .metrics import EngineMetrics, HttpMetrics
 from .promises import Promise, promise
 from .prompts import Prompts, Tokenizer
 from .protocol import ChatCompletionRequest, CompletionRequest, GenerationBody
-from .reach import Reach
+from .reach import Reach, reach
 from .tier_metrics import TierMetrics
 
 _SERIAL = itertools.count()  # clients may use one request id twice at a time; the engine may not
@@ -39,8 +39,13 @@ class Model:
     source: str
     created: int  # seconds since 1970
     tiers: Mapping[str, Tier]
-    reach: tuple[Reach, ...]  # of the tiers, as it was at the start
     tells_metrics: bool  # in answers to requests without a promise, too
+
+    def reach(self) -> tuple[Reach, ...]:
+        """What this device could make of each tier if it were idle, by the present prices."""
+        cost = self.engine.cost
+        prices = None if cost is None else cost.snapshot()
+        return reach(self.tiers.values(), prices, self.engine.max_step_tokens)
 
     async def ask_chat(self, incoming: Request, body: ChatCompletionRequest) -> Ask:
         """What a chat completion asks of the engine."""

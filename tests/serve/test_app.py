@@ -19,7 +19,6 @@ from hfx.serve.convert import Served
 from hfx.serve.metrics import EngineMetrics, HttpMetrics
 from hfx.serve.middleware import KNOWN_PATHS
 from hfx.serve.prompts import Prompts
-from hfx.serve.reach import reach
 from hfx.serve.site import Model, Site
 from hfx.serve.tier_metrics import TierMetrics
 from hfx.serve.tiers import offered
@@ -170,7 +169,6 @@ class Stage:
             "letters",
             0,
             tiers,
-            reach(tiers.values(), None, 64),
             self.site.http.per_request_metrics,
         )
         self.site.lifecycle.state = "ready"
