@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
 from hfx.config import CacheConfig, CostConfig, EngineConfig, ModelConfig, SchedulerConfig
-from hfx.request import FinishReason, Request, Sampling
+from hfx.request import FinishReason, Objective, Request, Sampling
 
 from .delta import Delta, RequestTimes, TokenLogprob
 from .launch import build_engine
+from .verdict import Verdict, verdict
 
 if TYPE_CHECKING:
     from hfx.models import LoadedModel
@@ -21,10 +22,15 @@ Message = Mapping[str, Any]
 
 DEFAULT_MAX_TOKENS = 256
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `index` counts the samples of a prompt; `logprobs` are there if asked for."""
+    """One answer. `index` counts the samples of a prompt; `logprobs` are there if asked for.
+
+    `verdict` says what became of its promise; None where nothing was promised.
+    """
 
     prompt_token_ids: tuple[int, ...]
     index: int
@@ -36,6 +42,7 @@ class Completion:
     cached_tokens: int
     times: RequestTimes
     error: str | None = None
+    verdict: Verdict | None = None
 
 
 class LLM:
@@ -80,30 +87,37 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling: Sampling | Sequence[Sampling] | None = None,
         *,
+        objective: Objective | Sequence[Objective] | None = None,
         n: int = 1,
         progress: bool = False,
     ) -> list[Completion]:
         """Continue prompts, given as texts or token ids; `n` samples of each.
 
         The answers come in the order of the prompts, the samples of one next to each other. With a
-        seed, sample i of a prompt is drawn with seed + i. `sampling` may be one for all prompts or
-        one each; None is `default_sampling()`.
+        seed, sample i of a prompt is drawn with seed + i. `sampling` and `objective` may be one for
+        all prompts or one each; None is `default_sampling()`, and no promise. Nothing is refused,
+        but a hard deadline ends its answer with the reason "expired". Promises order the work only
+        under a policy that knows them: "hfx" needs a `cost_profile` other than "off".
 
         Raises:
-            ValueError: a prompt is empty or too long, or the numbers of prompts and samplings
-                differ. Nothing has been computed then.
+            ValueError: a prompt is empty or too long, or the numbers of prompts and of samplings or
+                objectives differ. Nothing has been computed then.
         """
         if n < 1:
             raise ValueError(f"n is {n}: it must be at least 1")
         token_ids = [self._encode(prompt) for prompt in _prompts(prompts)]
-        samplings = self._samplings(sampling, len(token_ids))
+        given = self.default_sampling() if sampling is None else sampling
+        samplings = _one_each("samplings", given, Sampling, len(token_ids))
+        promised = Objective() if objective is None else objective
+        objectives = _one_each("objectives", promised, Objective, len(token_ids))
         requests = [
             Request(
                 id=f"llm-{next(self._ids)}",
                 prompt_token_ids=ids,
                 sampling=_sample(each, index),
+                objective=promise,
             )
-            for ids, each in zip(token_ids, samplings, strict=True)
+            for ids, each, promise in zip(token_ids, samplings, objectives, strict=True)
             for index in range(n)
         ]
         answers = self._run(requests, progress)
@@ -117,6 +131,7 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling: Sampling | Sequence[Sampling] | None = None,
         *,
+        objective: Objective | Sequence[Objective] | None = None,
         n: int = 1,
         progress: bool = False,
         **template: Any,
@@ -137,23 +152,12 @@ class LLM:
         encode = self._model.tokenizer.encode
         texts = [chat.render(each, **template) for each in _conversations(messages)]
         prompts = [encode(text, add_special_tokens=False) for text in texts]
-        return self.generate(prompts, sampling, n=n, progress=progress)
+        return self.generate(prompts, sampling, objective=objective, n=n, progress=progress)
 
     def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return tuple(self._model.tokenizer.encode(prompt))
         return tuple(prompt)
-
-    def _samplings(
-        self, sampling: Sampling | Sequence[Sampling] | None, prompts: int
-    ) -> Sequence[Sampling]:
-        if sampling is None:
-            sampling = self.default_sampling()
-        if isinstance(sampling, Sampling):
-            return [sampling] * prompts
-        if len(sampling) != prompts:
-            raise ValueError(f"{len(sampling)} samplings for {prompts} prompts: give one for each")
-        return sampling
 
     def _run(self, requests: Sequence[Request], progress: bool) -> dict[str, Delta]:
         """Step until all requests have ended; each one's news as one delta."""
@@ -215,6 +219,16 @@ def _conversations(
     return [[dict(m) for m in each] for each in messages if not isinstance(each, Mapping)]
 
 
+def _one_each(name: str, given: T | Sequence[T], kind: type[T], prompts: int) -> Sequence[T]:
+    """What was given for each prompt, or for all."""
+    if isinstance(given, kind):
+        return [given] * prompts
+    each: Sequence[T] = given  # type: ignore[assignment]
+    if len(each) != prompts:
+        raise ValueError(f"{len(each)} {name} for {prompts} prompts: give one for each")
+    return each
+
+
 def _sample(sampling: Sampling, index: int) -> Sampling:
     if sampling.seed is None or index == 0:
         return sampling
@@ -234,4 +248,5 @@ def _completion(request: Request, index: int, delta: Delta) -> Completion:
         delta.cached_tokens,
         delta.times,
         delta.error,
+        verdict(delta),
     )
