@@ -22,7 +22,7 @@ class Fill:
         self.preempted: dict[str, Preemption] = {}
         self.free = snapshot.blocks.free
         self.granted_tokens = 0
-        self._started: list[Live] = []
+        self.started: list[Live] = []
         self._blocks = snapshot.blocks
         self._refresh = snapshot.refresh
         self._ranked = ranked
@@ -45,6 +45,13 @@ class Fill:
             self._grant(live, take, need)
         return max(take, 0)
 
+    def decode(self, lives: Sequence[Live], new_blocks: int) -> None:
+        """Grant a token to each of many decodes, which need that many free blocks between them."""
+        assert new_blocks <= self.free, "those who need blocks are to be advanced one by one"
+        self.tokens.update(dict.fromkeys([live.request.id for live in lives], 1))
+        self.granted_tokens += len(lives)
+        self.free -= new_blocks
+
     def start(self, live: Live, take: int, spoken_for: int) -> bool:
         """Start a waiting request if all that it knows fits beside `spoken_for` blocks.
 
@@ -55,7 +62,7 @@ class Fill:
         whole = self._blocks.to_hold(live.known_tokens) - occupied
         if whole + spoken_for > self.free:
             return False
-        self._started.append(live)
+        self.started.append(live)
         self._grant(live, take, self._blocks.to_hold(live.cached_tokens + take) - occupied)
         return True
 
@@ -83,7 +90,7 @@ class Fill:
         self.free += self._holds(victim) - victim.shared_blocks
         self.preempted[victim.request.id] = Preemption(victim.request.id, reason)
         self.granted_tokens -= self.tokens.pop(victim.request.id, 0)
-        held = sum(self._holds(live) for live in (*survivors, *self._started))
+        held = sum(self._holds(live) for live in (*survivors, *self.started))
         self.free = max(self.free, self._blocks.total - held)
 
     def plan(self) -> Plan:

@@ -74,6 +74,11 @@ class Lengths:
             return max(1.0, min(hint - output_tokens, most))
         return max(1.0, min(self._tier(request).remaining(output_tokens), most))
 
+    def sure(self, request: Request, output_tokens: int) -> int:
+        """How many tokens are sure to come: those that the request demands, or its client hints."""
+        hint = request.expected_output_tokens or 0
+        return max(0, max(request.sampling.min_tokens, hint) - output_tokens)
+
     def _tier(self, request: Request) -> Survival:
         tier = request.objective.tier
         survival = self._tiers.get(tier)

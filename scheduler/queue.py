@@ -1,7 +1,7 @@
 """The waiting requests of one replica in the order they are served, kept from step to step.
 
-Snapshots show the same `Live` objects again and again, so what changed since the last one is found
-by comparing two lists, and thousands that wait cost next to nothing.
+Snapshots show the same `Live` objects again and again. Who will have left by the next one is known,
+so mostly two lists are compared, and thousands that wait cost next to nothing.
 """
 
 from bisect import bisect_left, insort
@@ -10,66 +10,76 @@ from collections.abc import Callable, Sequence
 from .policy import Live
 from .track import Track
 
-DueKey = tuple[float, tuple[int, float, str]]
 
-
-def by_due(track: Track) -> DueKey:
-    """The total order of those with a promise: earliest due first."""
+def by_due(track: Track) -> tuple[float, tuple[int, float, str]]:
+    """The order of prompts with a promise: earliest due first."""
     return track.due_s, track.order
 
 
 def by_order(track: Track) -> tuple[int, float, str]:
-    """The total order of those without, or whose promise is lost: priority, then arrival."""
+    """The order of those without, or whose promise is lost: priority, then arrival."""
     return track.order
 
 
 class Queue:
-    """`promised` in order of due time, and `spare` in order of arrival: no promise, or a lost one.
+    """`promised` in order of due time, and `spare` in order of arrival.
 
-    `track_of` finds or makes the track of a live request.
+    `enter` finds or makes the track of a live request that has come to wait.
     """
 
-    def __init__(self, track_of: Callable[[Live], Track]) -> None:
+    def __init__(self, enter: Callable[[Live], Track]) -> None:
         self.promised: list[Track] = []
         self.spare: list[Track] = []
-        self._track_of = track_of
-        self._seen: Sequence[Live] = []
+        self._enter = enter
+        self._expected: list[Live] = []
         self._tracks: dict[Live, Track] = {}
 
     def sync(self, waiting: Sequence[Live]) -> None:
         """Take in who has come to wait since the last step, and forget who no longer does."""
-        if waiting == self._seen:  # identical objects, so this compares addresses
-            return
-        tracks = self._tracks
-        self._seen = waiting
-        if len(waiting) < len(tracks) or tracks:
-            gone = tracks.keys() - waiting
-            for live in gone:
-                self._remove(tracks.pop(live))
-        if len(waiting) > len(tracks):
-            for live in waiting:
-                if live not in tracks:
-                    self._insert(live)
+        expected = self._expected
+        known = len(expected)
+        if len(waiting) >= known and waiting[:known] == expected:  # this compares addresses
+            arrived = waiting[known:]
+        else:
+            for live in self._tracks.keys() - waiting:
+                self._forget(live)
+            arrived = [live for live in waiting if live not in self._tracks]
+            expected[:] = waiting
+            known = len(expected)
+        expected.extend(waiting[known:])
+        for live in arrived:
+            track = self._tracks[live] = self._enter(live)
+            self._insert(track)
+
+    def leave(self, live: Live) -> None:
+        """A request will not wait any longer: it starts, or has ended."""
+        if live in self._tracks:
+            self._expected.remove(live)
+            self._forget(live)
+
+    def _forget(self, live: Live) -> None:
+        self._remove(self._tracks.pop(live))
 
     def relegate(self, track: Track) -> None:
         """Move a track whose promise is lost from the promised to the spare."""
         self._remove(track)
         track.is_relegated = True
-        insort(self.spare, track, key=by_order)
+        self._insert(track)
 
-    def _insert(self, live: Live) -> None:
-        track = self._tracks[live] = self._track_of(live)
-        if _is_spare(track):
+    def postpone(self, track: Track, now_s: float) -> None:
+        """Give a track whose promise is lost a later due time, see `Track.postpone`."""
+        self._remove(track)
+        track.postpone(now_s)
+        self._insert(track)
+
+    def _insert(self, track: Track) -> None:
+        if track.is_spare:
             insort(self.spare, track, key=by_order)
         else:
             insort(self.promised, track, key=by_due)
 
     def _remove(self, track: Track) -> None:
-        if _is_spare(track):
+        if track.is_spare:
             del self.spare[bisect_left(self.spare, by_order(track), key=by_order)]
         else:
             del self.promised[bisect_left(self.promised, by_due(track), key=by_due)]
-
-
-def _is_spare(track: Track) -> bool:
-    return track.is_relegated or not track.due_s < float("inf")

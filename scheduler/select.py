@@ -6,8 +6,8 @@ prompts for their weight are put off until the rest fits (Moore and Hodgson 1968
 promises on one machine). Seconds.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from .track import Track
@@ -23,39 +23,46 @@ class Supply:
     share: float
     credit_s: float
 
-    def until_s(self, due_s: float) -> float:
-        """Time for prompts until then."""
-        return self.share * (due_s - self.now_s) + self.credit_s
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """`kept` in order of due time; `put_off` in the order they were; `pressure`: the least share
-    of the time that keeps every promise of the kept."""
+    """`kept` and `put_off`, each in order of due time; `pressure`: the least share of the time that
+    keeps every promise of the kept."""
 
-    kept: list[Track] = field(default_factory=list)
-    put_off: list[Track] = field(default_factory=list)
-    pressure: float = 0.0
+    kept: Sequence[Track]
+    put_off: Sequence[Track]
+    pressure: float
 
 
-def select(tracks: Iterable[Track], supply: Supply) -> Selection:
+def select(tracks: Sequence[Track], supply: Supply) -> Selection:
     """Choose among prompts that are given in order of due time."""
-    heap: list[tuple[float, int, Track]] = []
+    now_s, share, credit_s = supply.now_s, supply.share, supply.credit_s
+    work_s = pressure = 0.0
+    for track in tracks:
+        work_s += track.work_s
+        left_s = track.due_s - now_s
+        if work_s > share * left_s + credit_s:
+            return _selected(tracks, supply)
+        pressing = work_s / left_s if left_s > LEAST_S else work_s / LEAST_S
+        if pressing > pressure:
+            pressure = pressing
+    return Selection(tracks, (), pressure)
+
+
+def _selected(tracks: Sequence[Track], supply: Supply) -> Selection:
+    """The same where not all can be kept."""
+    heap: list[tuple[float, int]] = []
     off: set[int] = set()
-    work_s, pressure, ordered = 0.0, 0.0, []
+    work_s = pressure = 0.0
     for index, track in enumerate(tracks):
         work_s += track.work_s
-        ordered.append(track)
-        if track.live.request.objective.may_relegate:
-            heappush(heap, (-track.work_s / track.weight, index, track))
-        while heap and work_s > supply.until_s(track.due_s):
-            _, victim, dropped = heappop(heap)
-            off.add(victim)
-            work_s -= dropped.work_s
+        if track.may_relegate:
+            heappush(heap, (-track.work_s / track.weight, index))
         left_s = track.due_s - supply.now_s
+        while heap and work_s > supply.share * left_s + supply.credit_s:
+            _, victim = heappop(heap)
+            off.add(victim)
+            work_s -= tracks[victim].work_s
         pressure = max(pressure, work_s / max(left_s, LEAST_S))
-    if not off:
-        return Selection(ordered, [], pressure)
-    kept = [track for index, track in enumerate(ordered) if index not in off]
-    put_off = [track for index, track in enumerate(ordered) if index in off]
-    return Selection(kept, put_off, pressure)
+    kept = [track for index, track in enumerate(tracks) if index not in off]
+    return Selection(kept, [tracks[index] for index in sorted(off)], pressure)

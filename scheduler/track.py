@@ -2,7 +2,8 @@
 
 Due times are seconds on the snapshot's clock. A first token is due at arrival + TTFT. Later ones
 are due by the mean rule, token n at first token + (n - 1) TPOT: the stricter of the two published
-rules whenever the first token was in time. A deadline makes the last token due.
+rules once the first token was in time. A deadline makes the last token due, and the ones before it
+as early as the pace of steps asks for.
 """
 
 from math import inf
@@ -10,61 +11,112 @@ from math import inf
 from .lengths import Lengths
 from .policy import Live
 
+RUN_RATE = 0.9  # of TPOT: an iteration that long leaves no decode farther behind than it was
+SURE_PART = 0.5  # of the time that tokens sure to come will win back: so far a decode may lag
+
 
 class Track:
-    """One request. `due_s` is when its prompt must be done: infinite where nothing says so.
+    """One request.
 
-    `is_relegated`: its promise can't be kept, so it is served from spare capacity. `work_s` is the
-    price of its prompt, `prompt_due_s` the static key that orders prompts.
+    `due_s` is when its prompt must be done, infinite where nothing says so. `every_s` is its TPOT
+    if that is all that its later tokens are bound by, else 0. `is_relegated`: its promise can't be
+    kept, so it is served from spare capacity. `base_s` is what `schedule_from_s` will say from now
+    on, once that is known. `work_s` is the price of its prompt. `skipped` counts the steps in a row
+    that it sat out, `evicted` how often others took its place.
     """
 
     __slots__ = (
+        "base_s",
         "deadline_s",
         "due_s",
+        "every_s",
+        "evicted",
+        "id",
         "is_relegated",
         "live",
+        "may_relegate",
         "order",
+        "rate",
+        "run_s",
         "skipped",
         "tpot_s",
+        "ttft_s",
         "weight",
         "work_s",
     )
 
     def __init__(self, live: Live, lengths: Lengths, pace_s: float) -> None:
-        request = live.request
-        promise = request.objective
+        request, promise = live.request, live.request.objective
         self.live = live
-        self.tpot_s = promise.tpot_s or 0.0
-        self.weight = promise.weight
-        self.deadline_s = inf
-        self.due_s = inf
-        self.is_relegated = False
-        self.skipped = 0
-        self.work_s = 0.0
+        self.id = request.id
         self.order = (request.priority, live.arrival_s, request.id)
-        if promise.ttft_s is not None:
-            self.due_s = live.arrival_s + promise.ttft_s
-        if promise.deadline_s is not None:
-            self.deadline_s = live.arrival_s + promise.deadline_s
-            left_s = lengths.remaining(request, 0) * pace_s
-            self.due_s = min(self.due_s, max(self.deadline_s - left_s, live.arrival_s))
+        self.weight = promise.weight
+        self.may_relegate = promise.may_relegate
+        self.ttft_s = promise.ttft_s or inf
+        self.tpot_s = promise.tpot_s or inf
+        self.deadline_s = live.arrival_s + (promise.deadline_s or inf)
+        self.every_s = 0.0 if self.deadline_s < inf or self.tpot_s == inf else self.tpot_s
+        self.run_s = self.tpot_s * RUN_RATE
+        self.rate = 1 / self.tpot_s
+        self.base_s = inf
+        self.is_relegated = False
+        self.skipped = self.evicted = 0
+        self.work_s = 0.0
+        self.due_s = self._prompt_due_s(lengths, pace_s)
 
     @property
-    def has_promise(self) -> bool:
-        """Whether anything was promised at all."""
-        return self.tpot_s > 0 or self.due_s < inf
+    def is_promised(self) -> bool:
+        """Whether something was promised that can still be kept."""
+        return not self.is_relegated and (self.due_s < inf or self.tpot_s < inf)
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether its prompt is served from spare capacity: it is due never, or lost."""
+        return self.is_relegated or self.due_s == inf
+
+    def wait_again(self, lengths: Lengths, pace_s: float) -> None:
+        """Its blocks were taken: all of its tokens are a prompt again, due with the next token."""
+        self.due_s = self._prompt_due_s(lengths, pace_s)
+        if self.live.output_tokens:
+            self.due_s = self.token_due_s(lengths, pace_s)
+
+    def postpone(self, now_s: float) -> None:
+        """Give a prompt that is late and may not be relegated its promise anew, as if it had just
+        arrived: it keeps a place without becoming the most urgent for ever."""
+        step_s = min(self.ttft_s, 60.0)
+        self.due_s += step_s * max(1.0, -((self.due_s - now_s) // step_s))
 
     def token_due_s(self, lengths: Lengths, pace_s: float) -> float:
-        """When the next output token is due, once there was a first one.
-
-        By the deadline's account the tokens still expected come at `pace_s` each.
-        """
+        """When the next output token is due, once there was a first one."""
         live = self.live
         due_s = inf
-        if self.tpot_s:
-            assert live.first_token_s is not None
-            due_s = live.first_token_s + live.output_tokens * self.tpot_s
+        if self.tpot_s < inf:
+            due_s = self.schedule_from_s(lengths) + live.output_tokens * self.tpot_s
         if self.deadline_s < inf:
             left = lengths.remaining(live.request, live.output_tokens)
             due_s = min(due_s, self.deadline_s - (left - 1) * pace_s)
+        return due_s
+
+    def schedule_from_s(self, lengths: Lengths) -> float:
+        """From when the time per token counts: the first token, or later by the lag allowed.
+
+        By the cumulative rule an early first token pays for later stalls. By the mean rule a decode
+        must be on schedule when it ends, so it may lag only while more tokens are sure to come.
+        """
+        live = self.live
+        first_s = live.first_token_s
+        assert first_s is not None
+        sure = lengths.sure(live.request, live.output_tokens)
+        if sure < 2:
+            self.base_s = first_s  # from now on
+            return first_s
+        early_s = max(0.0, live.arrival_s + self.ttft_s - first_s)
+        return first_s + min(early_s, SURE_PART * (sure - 1) * self.tpot_s * (1 - RUN_RATE))
+
+    def _prompt_due_s(self, lengths: Lengths, pace_s: float) -> float:
+        live = self.live
+        due_s = live.arrival_s + self.ttft_s
+        if self.deadline_s < inf:
+            left_s = lengths.remaining(live.request, 0) * pace_s
+            due_s = min(due_s, max(self.deadline_s - left_s, live.arrival_s))
         return due_s

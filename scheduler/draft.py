@@ -1,0 +1,347 @@
+"""One step of the multi-SLO policy while it is drawn up: decodes first, then prompts by cost.
+
+Seconds, tokens. What a step decides, in this order: which promises can be kept, how long the step
+should be, which decodes sit it out, which prompts fill it, and who gives way.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING
+
+from hfx.request import Mix, Plan
+
+from .decodes import Timing, scan, sit_out
+from .fill import Fill
+from .policy import Live, Snapshot
+from .prices import prompt_s
+from .queue import by_due, by_order
+from .room import Room, victim_for
+from .select import Selection, Supply, select
+from .track import RUN_RATE, Track
+
+if TYPE_CHECKING:
+    from .step import SlackPolicy
+
+HURRY = 3.0  # times the share of the time that would just do: prompts end that early if they may
+LOOKED_AT = 64  # waiting prompts that a step considers, in order of due time
+RESERVE = 0.05  # of the time for prompts: what spare work gets however much else presses
+MOST_OWED_S = 1.0  # that spare work can save up
+LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
+MOST_SHARE = 0.9  # of the time that decodes leave to prompts at most
+FILLED = 0.97  # of the time: so much may decodes promise
+MOST_CHUNKS = 16  # prompts in a step
+LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
+LONGEST_OF_FIXED = 20.0  # times a step's fixed cost: longer ones amortise nothing any more
+GENTLE_PARTS = 4  # of a tile: how finely chunks are cut when nothing presses
+GENTLE = 1.2  # times a step of decodes: what streams hardly notice
+
+
+class Draft:
+    """A plan in the making; `fill` holds what is granted so far."""
+
+    def __init__(self, policy: SlackPolicy, snapshot: Snapshot, running: list[Track]) -> None:
+        self.policy = policy
+        self.cost = policy.cost
+        self.snapshot = snapshot
+        self.now_s = snapshot.now_s
+        self.running = running
+        self.fill = Fill(snapshot, self._ranked)
+        self.mix = Mix()
+        self.room: Room | None = None
+
+    def plan(self) -> Plan:
+        """Draw the step up."""
+        policy = self.policy
+        self.timing = Timing(policy.lengths, policy.pace_s, policy.least_s)
+        found = self.found = scan(
+            self.running, self.now_s, self.snapshot.blocks.block_tokens, self.timing
+        )
+        base = self.cost.step_s(found.mix)
+        policy.least_s = base.mean_s
+        self.base_s = base.upper_s
+        for track in found.prompts:
+            live = track.live
+            track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+        supply = self._supply()
+        chosen = self._select(supply)
+        self._decode(self._decode_budget_s(chosen, supply))
+        self._fill_up(chosen)
+        return self.fill.plan()
+
+    def lost(self) -> Iterable[Track]:
+        """Those that are served from spare capacity because their promise can't be kept."""
+        yield from (track for track in self.running if track.is_relegated)
+        yield from (track for track in self.policy.queue.spare if track.is_relegated)
+
+    # How much there is, and for whom
+
+    def _longest_s(self) -> float:
+        """The longest step that makes sense, whatever decodes allow."""
+        ttft_s = self.policy.tightest_ttft_s
+        if ttft_s == inf:
+            return inf
+        least_s = max(self.base_s, self.policy.fixed_s)
+        return max(2 * least_s, min(LONGEST_OF_FIXED * least_s, LONGEST_OF_TTFT * ttft_s))
+
+    def _supply(self) -> Supply:
+        """What decodes leave of the time: at the pace of the tightest, and their slack at once."""
+        found, longest_s = self.found, self._longest_s()
+        pace_s = min(found.cap_s, longest_s)
+        if found.tightest_s < inf:
+            pace_s = min(found.tightest_s * RUN_RATE, longest_s)
+        if pace_s == inf:
+            return Supply(self.now_s, MOST_SHARE, 0.0)
+        floor_s = self.base_s or self.policy.fixed_s
+        share = min(MOST_SHARE, max(LEAST_SHARE, 1 - floor_s / pace_s))
+        slack_s = min(max(0.0, found.slack_s), longest_s) if found.slack_s < inf else 0.0
+        return Supply(self.now_s, share, slack_s * (1 - share))
+
+    def _select(self, supply: Supply) -> Selection:
+        """Relegate what is lost for certain, then choose among the rest."""
+        queue, now_s = self.policy.queue, self.now_s
+        fastest = max(supply.share, MOST_SHARE)
+        tracks: list[Track] = []
+        late: list[Track] = []
+        for track in islice(queue.promised, LOOKED_AT):
+            if now_s + track.work_s / fastest > track.due_s:
+                late.append(track)
+            else:
+                tracks.append(track)
+        for track in late:
+            if self._is_lost(track, fastest):
+                if track.may_relegate:
+                    queue.relegate(track)
+                    continue
+                queue.postpone(track, now_s)
+            insort(tracks, track, key=by_due)
+        for track in self.found.prompts:
+            if track.is_spare:
+                continue
+            if now_s > track.due_s and not track.live.output_tokens:
+                if track.may_relegate:
+                    track.is_relegated = True
+                    continue
+                track.postpone(now_s)
+            insort(tracks, track, key=by_due)
+        return select(tracks, supply)
+
+    def _is_lost(self, track: Track, fastest: float) -> bool:
+        """Whether a waiting prompt can't be in time any more, whatever the prefix cache has now."""
+        live = track.live
+        if live.output_tokens:  # its first token was in time, or is lost already
+            return False
+        self.snapshot.refresh(live)
+        track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+        return self.now_s + track.work_s / fastest > track.due_s
+
+    def _spare(self) -> Sequence[Track]:
+        """Prompts without a promise, or with a lost one, in order of arrival."""
+        waiting = self.policy.queue.spare[:LOOKED_AT]
+        running = [track for track in self.found.prompts if track.is_spare]
+        return sorted([*running, *waiting], key=by_order) if running else waiting
+
+    # Decodes
+
+    def _decode_budget_s(self, chosen: Selection, supply: Supply) -> float:
+        """What decodes may take of the step: less where prompts need more than is left."""
+        cap_s = self.found.cap_s
+        if cap_s < inf and chosen.pressure > supply.share:
+            return cap_s * (1 - min(chosen.pressure, MOST_SHARE))
+        return cap_s
+
+    def _decode(self, budget_s: float) -> None:
+        """Grant decodes their token, but for those that can wait while others can't."""
+        policy, found, fill = self.policy, self.found, self.fill
+        chosen = found.tracks
+        if self.base_s > budget_s:
+            chosen = sit_out(found, budget_s, self.cost, policy.fixed_s, self.timing, self.now_s)
+        elif policy.sitting:
+            for track in policy.sitting:
+                track.skipped = 0
+        policy.sitting = [track for track in found.tracks if track.skipped]
+        self.mix = found.mix
+        if found.new_blocks <= fill.free:
+            fill.decode([track.live for track in chosen], found.new_blocks)
+            return
+        for track in sorted(chosen, key=lambda track: self._urgency(track)):
+            if track.id not in fill.preempted:
+                fill.advance(track.live, 1)
+        self._count_again()
+
+    def _count_again(self) -> None:
+        """The mix of what is granted, after somebody lost what was granted to them."""
+        tokens = self.fill.tokens
+        lives = [track.live for track in self.running] + self.fill.started
+        self.mix = Mix.of(
+            (tokens[live.request.id], live.cached_tokens)
+            for live in lives
+            if live.request.id in tokens
+        )
+
+    # Prompts
+
+    def _fill_up(self, chosen: Selection) -> None:
+        """Fill the step with prompts, and see that something progresses."""
+        policy = self.policy
+        self.room = Room(self.snapshot, self.fill, self.running, policy.lengths, policy.max_running)
+        spare = self._spare()
+        promised = [*chosen.kept, *chosen.put_off]
+        target_s = self._target_s(chosen, bool(spare))
+        if spare and policy.owed_s > policy.pace_s:
+            before_s = self._mix_s()
+            self._serve(spare[:1], min(target_s, before_s + policy.owed_s))
+            policy.owed_s -= self._mix_s() - before_s
+        before_s = self._mix_s()
+        self._serve(promised, target_s)
+        if spare:
+            owed_s = policy.owed_s + RESERVE * (self._mix_s() - before_s)
+            policy.owed_s = min(owed_s, MOST_OWED_S)
+            before_s = self._mix_s()
+            self._serve(spare, target_s)
+            policy.owed_s = max(0.0, policy.owed_s - (self._mix_s() - before_s))
+        else:
+            policy.owed_s = 0.0
+        if not self.fill.tokens:
+            self._at_least([*promised, *spare])
+
+    def _mix_s(self) -> float:
+        return self.cost.step_s(self.mix).mean_s
+
+    def _target_s(self, chosen: Selection, spare: bool) -> float:
+        """How long this step should be: no longer than needed, and never past the veto."""
+        most_s = min(self.found.cap_s, self._longest_s())
+        self.grain = self.policy.tile_tokens
+        if spare or chosen.put_off or not self.found.tracks:
+            return most_s
+        if len(chosen.kept) >= LOOKED_AT:
+            return most_s
+        share = HURRY * (chosen.pressure + self.policy.arriving)
+        if share >= 1 or self.base_s / (1 - share) >= most_s:
+            return most_s
+        gentle_s = max(self.base_s / (1 - share), GENTLE * self.base_s)
+        self.grain = max(1, self.grain // GENTLE_PARTS)
+        return min(most_s, gentle_s)
+
+    def _serve(self, tracks: Iterable[Track], target_s: float) -> None:
+        """Chunks of prompts in the order given, several if they fit, by what they cost."""
+        fill, room = self.fill, self.room
+        assert room is not None
+        running = set(self.found.prompts)
+        is_open = not fill.preempted
+        for track in tracks:
+            if track.id in fill.tokens or track.id in fill.preempted:
+                continue
+            if self.mix.chunks >= MOST_CHUNKS:
+                return
+            take = self._take(track, target_s)
+            if take < 1:
+                return
+            if track in running:
+                history = track.live.cached_tokens
+                preempted = len(fill.preempted)
+                take = fill.advance(track.live, take)
+                if len(fill.preempted) > preempted:
+                    self._count_again()
+                elif take:
+                    self.mix = self.mix + Mix.one(take, history)
+            elif is_open:
+                is_open = self._start(track, target_s)
+
+    def _start(self, track: Track, target_s: float) -> bool:
+        """Start a waiting request; whether those behind it may start too."""
+        live, room = track.live, self.room
+        assert room is not None
+        self.snapshot.refresh(live)
+        take = self._take(track, target_s)
+        if take < 1:
+            return True
+        if not self._sustains(track):
+            return True
+        fits = room.slots > 0 and room.holds(track) and room.start(track, take)
+        if not fits and not (
+            self._make_way(track) and room.holds(track) and room.start(track, take)
+        ):
+            return False
+        self.mix = self.mix + Mix.one(take, live.cached_tokens)
+        if track.is_promised and track.tpot_s < inf:
+            self.found.rate += track.rate
+            self.found.tightest_s = min(self.found.tightest_s, track.tpot_s)
+        return True
+
+    def _take(self, track: Track, target_s: float) -> int:
+        """How many of a prompt's tokens join the step."""
+        live = track.live
+        wanted = live.wanted_tokens
+        left = self.policy.max_step_tokens - self.fill.granted_tokens
+        take = min(wanted, left)
+        if target_s < inf:
+            fits = self.cost.prefill_tokens_within(target_s, self.mix, live.cached_tokens)
+            take = min(take, fits)
+        return take if take == wanted else take - take % self.grain
+
+    def _sustains(self, track: Track) -> bool:
+        """Whether decodes would keep up with their promises if this one joined them."""
+        found = self.found
+        if not found.tracks or not track.is_promised or track.tpot_s == inf:
+            return True
+        fixed_s = self.policy.fixed_s
+        each_s = max(0.0, self.policy.least_s - fixed_s) / len(found.tracks)
+        tightest_s = min(found.tightest_s, track.tpot_s)
+        return fixed_s / tightest_s + each_s * (found.rate + track.rate) <= FILLED
+
+    def _make_way(self, track: Track) -> bool:
+        """Preempt somebody for a prompt whose promise holds; whether anybody could be."""
+        room = self.room
+        assert room is not None
+        if not track.is_promised or track.due_s == inf:
+            return False
+        gone = self.fill.preempted
+        candidates = ((self._slack_s(t), t) for t in self.running if t.id not in gone)
+        victim = victim_for(track, self._slack_s(track), candidates, self.cost)
+        if victim is None:
+            return False
+        room.evict(victim)
+        self._count_again()
+        return True
+
+    def _at_least(self, tracks: list[Track]) -> None:
+        """Where nothing would progress: a tile of the first that can have one."""
+        running = set(self.found.prompts)
+        room = self.room
+        assert room is not None
+        for track in self.found.tracks:
+            if track.id not in self.fill.preempted and self.fill.advance(track.live, 1):
+                return
+        for track in tracks:
+            if track.id in self.fill.preempted:
+                continue
+            self.snapshot.refresh(track.live)
+            take = min(self.policy.tile_tokens, track.live.wanted_tokens)
+            if track in running:
+                if self.fill.advance(track.live, take):
+                    return
+            elif room.start(track, take):
+                return
+
+    # Who gives way
+
+    def _slack_s(self, track: Track) -> float:
+        """How long a request can do nothing at all and still be in time."""
+        if not track.is_promised:
+            return inf
+        if track.live.is_decoding:
+            return track.token_due_s(self.timing.lengths, self.timing.pace_s) - self.now_s
+        return track.due_s - track.work_s - self.now_s
+
+    def _urgency(self, track: Track) -> tuple[bool, float, tuple[int, float, str]]:
+        """Those first that give way last: promises, by their slack; then the rest, by arrival."""
+        if not track.is_promised:
+            return True, 0.0, track.order
+        return False, self._slack_s(track), track.order
+
+    def _ranked(self) -> list[Live]:
+        return [track.live for track in sorted(self.running, key=self._urgency)]

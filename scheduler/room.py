@@ -1,0 +1,131 @@
+"""Slots and blocks for requests that want to start: do they fit to their expected end, and who
+gives way to a more urgent one? Blocks, tokens, seconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import ceil
+
+from hfx.cost import CostModel
+
+from .fill import Fill
+from .lengths import Lengths
+from .policy import Blocks, Snapshot
+from .prices import prompt_s
+from .track import Track
+
+MOST_EVICTED = 2  # times that a request gives way to more urgent ones
+MARGIN = 0.02  # of the pool: for outputs that become longer than expected
+TWICE = 2.0  # times what it costs to redo a victim: its slack must bear that
+
+
+class Room:
+    """Who may start in one step. `owed` counts blocks that running and started requests still need
+    for tokens that they know already."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        fill: Fill,
+        running: Sequence[Track],
+        lengths: Lengths,
+        max_running: int,
+    ) -> None:
+        self._snapshot = snapshot
+        self._fill = fill
+        self._running = running
+        self._lengths = lengths
+        self.slots = max_running - len(running) + len(fill.preempted)
+        self._ends: list[tuple[float, int, int]] | None = None
+
+    def holds(self, track: Track) -> bool:
+        """Whether a request can start that will grow to its expected length, as others will."""
+        blocks, fill, live = self._snapshot.blocks, self._fill, track.live
+        if not self._running:
+            return True
+        left = self._lengths.remaining(live.request, live.output_tokens)
+        whole = blocks.to_hold(live.known_tokens + ceil(left)) - live.held_blocks
+        if fill.free - self.owed - whole > blocks.total // 2:
+            return True  # far from full: growth is a fraction of what is held
+        ends = [*self._expected_ends(), (left, live.held_blocks, live.known_tokens)]
+        return peak_blocks(ends, blocks) <= blocks.total * (1 - MARGIN)
+
+    @property
+    def owed(self) -> int:
+        """Blocks that are spoken for."""
+        fill = self._fill
+        prompts = [t.live for t in self._running if not t.live.is_decoding]
+        return fill.owed([*prompts, *fill.started])
+
+    def start(self, track: Track, take: int) -> bool:
+        """Start a request, if there is a slot and enough blocks."""
+        if self.slots < 1 or not self._fill.start(track.live, take, self.owed):
+            return False
+        self.slots -= 1
+        if self._ends is not None:
+            live = track.live
+            left = self._lengths.remaining(live.request, live.output_tokens)
+            self._ends.append((left, live.held_blocks, live.known_tokens))
+        return True
+
+    def evict(self, victim: Track) -> None:
+        """Preempt a running request for a more urgent one."""
+        victim.evicted += 1
+        self._fill.preempt(victim.live, "a more urgent request")
+        self.slots += 1
+        self._ends = None
+
+    def _expected_ends(self) -> list[tuple[float, int, int]]:
+        if self._ends is None:
+            gone, lengths = self._fill.preempted, self._lengths
+            self._ends = [
+                (
+                    lengths.remaining(track.live.request, track.live.output_tokens),
+                    track.live.shared_blocks,
+                    track.live.known_tokens,
+                )
+                for track in self._running
+                if track.id not in gone
+            ]
+        return self._ends
+
+
+def peak_blocks(ends: Iterable[tuple[float, int, int]], blocks: Blocks) -> int:
+    """The most blocks that requests hold at any time until all have ended, each as expected.
+
+    They are given as (tokens to come, blocks shared with others, tokens now). All grow by a token a
+    step, so the peak lies at an end: there, those that are left hold what they have and as much
+    more as has passed (the "past-future" test, Gong et al., ASPLOS 2025).
+    """
+    size, peak, held = blocks.block_tokens, 0.0, 0.0
+    longest_first = sorted(ends, reverse=True)
+    for count, (left, shared, known) in enumerate(longest_first, start=1):
+        held += known / size - shared
+        peak = max(peak, held + count * (left / size + 0.5))
+    return ceil(peak)
+
+
+def victim_for(
+    track: Track,
+    slack_s: float,
+    candidates: Iterable[tuple[float, Track]],
+    cost: CostModel,
+) -> Track | None:
+    """Who should give its place to a prompt of that much slack: most slack first, cheapest to redo.
+
+    A request whose promise is lost, or that has none, gives way to any whose promise holds; one
+    with a promise only if it stays less urgent after it has waited and been computed again.
+    """
+    best: tuple[tuple[bool, float, float, str], Track] | None = None
+    for other_s, other in candidates:
+        if other.evicted >= MOST_EVICTED:
+            continue
+        redo_s = prompt_s(cost, other.live.cached_tokens, 0)
+        left_s = 0.0
+        if other.is_promised:
+            left_s = other_s - TWICE * (redo_s + track.work_s)
+            if left_s <= max(slack_s, 0.0):
+                continue
+        key = (not other.is_promised, left_s, -redo_s, other.id)
+        if best is None or key > best[0]:
+            best = (key, other)
+    return best[1] if best else None
