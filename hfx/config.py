@@ -18,6 +18,7 @@ Policy = Literal[
     "scorpio_like",
     "hfx_reconstruction",
 ]
+Device = Literal["auto", "cpu", "cuda", "npu"]
 
 GIB = 1 << 30
 
@@ -44,10 +45,15 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """The key-value pool. Bytes win over the fraction, an explicit number of blocks over both."""
+    """The key-value pool. Bytes win over the fraction, an explicit number of blocks over both.
+
+    `memory_utilization` is a share of what differs by device. On a CPU: of the memory that is free
+    once the weights are loaded, for the pool; None is 0.3. On an accelerator: of all its memory,
+    for weights, steps and pool together; None is 0.9.
+    """
 
     block_size: int = 64
-    memory_utilization: float = 0.3  # of the memory that is free once the weights are loaded
+    memory_utilization: float | None = None
     kv_cache_memory_bytes: int | None = None
     num_blocks_override: int | None = None
     enable_prefix_caching: bool = True
@@ -55,10 +61,9 @@ class CacheConfig:
     def __post_init__(self) -> None:
         if self.block_size not in (16, 32, 64, 128):
             raise ValueError(f"block_size is {self.block_size}: it must be 16, 32, 64 or 128")
-        if not 0.0 < self.memory_utilization <= 0.95:
-            raise ValueError(
-                f"memory_utilization is {self.memory_utilization}: it must be above 0, at most 0.95"
-            )
+        share = self.memory_utilization
+        if share is not None and not 0.0 < share <= 0.95:
+            raise ValueError(f"memory_utilization is {share}: it must be above 0, at most 0.95")
         for name in ("kv_cache_memory_bytes", "num_blocks_override"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,12 +116,16 @@ class CostConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """One replica: model, cache, scheduler, costs, and the kernels' back end and threads."""
+    """One replica: model, cache, scheduler, costs, and what it runs on.
+
+    `device` "auto" is an accelerator where there is one that kernels run on, else the CPU.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     cost: CostConfig = field(default_factory=CostConfig)
+    device: Device = "auto"
     kernel_backend: str | None = None  # None: the first that can run here
     threads: int | None = None  # None: every core this process may use
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .batch import AttentionSpec as AttentionSpec
     from .batch import KVCache as KVCache
     from .batch import RaggedBatch as RaggedBatch
+    from .draws import Draws as Draws
     from .functional import attend as attend
     from .functional import kv_write as kv_write
     from .functional import linear as linear
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .functional import silu_mul as silu_mul
     from .operators import LinearWeights as LinearWeights
     from .operators import Operators as Operators
+    from .operators import Room as Room
     from .operators import RopeStyle as RopeStyle
     from .plan import WorkList as WorkList
     from .rope import RopeScaling as RopeScaling
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 _HOME = {
     "AttentionSpec": "batch",
     "Backend": "backend",
+    "Draws": "draws",
     "KVCache": "batch",
     "LinearWeights": "operators",
     "Operators": "operators",
     "RaggedBatch": "batch",
+    "Room": "operators",
     "RopeScaling": "rope",
     "RopeStyle": "operators",
     "WorkList": "plan",

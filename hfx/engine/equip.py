@@ -11,10 +11,13 @@ import torch
 
 from hfx.cache import BlockPool
 from hfx.config import EngineConfig, SchedulerConfig
-from hfx.models import available_bytes, load
+from hfx.models import DTYPES, Decoder, available_bytes, load
 
+from .device_executor import DeviceExecutor
+from .devices import device_for
+from .equip_device import prepared, sized
 from .executor import ModelExecutor
-from .memory import model_len, pool_size
+from .memory import PoolSize, model_len, pool_size
 
 if TYPE_CHECKING:
     from hfx.models import LoadedModel
@@ -29,7 +32,7 @@ class Equipment:
     """A model in memory with its caches, and the longest sequence it serves in tokens."""
 
     model: "LoadedModel"
-    executor: ModelExecutor
+    executor: ModelExecutor | DeviceExecutor
     pool: BlockPool
     max_model_len: int
     limits: SchedulerConfig
@@ -44,23 +47,60 @@ def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = 
         ValueError: a setting is impossible; the message says which and what to do.
     """
     torch.set_num_threads(config.threads or usable_cores())
-    model = load(config.model, kernel_backend=config.kernel_backend, progress=progress)
+    device = device_for(
+        config.device, kernel_backend=config.kernel_backend, dtype=DTYPES[config.model.dtype]
+    )
+    model = load(
+        config.model, kernel_backend=config.kernel_backend, device=str(device), progress=progress
+    )
     decoder = model.decoder
     if decoder.operators.name == "cpu":
         # They have threads of their own. What little is left to torch is not worth a region of
         # OpenMP's, which ends only when every thread has had a core.
         torch.set_num_threads(1)
-    size = pool_size(config.cache, decoder.kv_bytes_per_token, available_bytes())
+    size = _pool_size(config, decoder)
     max_model_len = model_len(config.model.max_model_len, model.spec.max_positions, size)
+    logger.info("%s", described(decoder))
     logger.info("key-value cache: %s; max_model_len %d", size, max_model_len)
     prefixes = config.cache.enable_prefix_caching
     return Equipment(
         model,
-        ModelExecutor(decoder, size.blocks, size.block_tokens),
+        _executor(config, decoder, size, max_model_len, progress),
         BlockPool(size.blocks, size.block_tokens, prefix_caching=prefixes),
         max_model_len,
         config.scheduler,
     )
+
+
+def described(decoder: Decoder) -> str:
+    """What computes, in one line: the device, the kernels, what of the device they use."""
+    operators = decoder.operators
+    detail = f" ({operators.detail})" if operators.detail else ""
+    dtype = str(decoder.dtype).removeprefix("torch.")
+    return f"device {decoder.device}, kernels {operators.name!r}{detail}, {dtype}"
+
+
+def _has_fixed_shapes(decoder: Decoder) -> bool:
+    """Whether steps take prepared shapes only: on accelerators, and wherever kernels compile."""
+    return decoder.device.type != "cpu" or decoder.operators.compiles
+
+
+def _pool_size(config: EngineConfig, decoder: Decoder) -> PoolSize:
+    if _has_fixed_shapes(decoder):
+        return sized(decoder, config.cache, config.scheduler, config.model.max_model_len)
+    return pool_size(config.cache, decoder.kv_bytes_per_token, available_bytes())
+
+
+def _executor(
+    config: EngineConfig,
+    decoder: Decoder,
+    size: PoolSize,
+    max_model_len: int,
+    progress: Callable[[str, float], None] | None,
+) -> ModelExecutor | DeviceExecutor:
+    if _has_fixed_shapes(decoder):
+        return prepared(decoder, size, config.scheduler, max_model_len, progress)
+    return ModelExecutor(decoder, size.blocks, size.block_tokens)
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:

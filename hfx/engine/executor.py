@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hfx.kernels import RaggedBatch
+from hfx.kernels import KVCache, RaggedBatch
 
 from .batch import StepBatch, StepOutput
 from .sampler import sample
@@ -45,7 +45,12 @@ class ModelExecutor:
 
         Memory that nobody has written may be one page of zeros, which is read from a cache.
         """
-        for cache in self._caches:
-            for part in (cache.k, cache.v):
-                index = torch.tensor(blocks, device=part.device)
-                part[index] = torch.randn_like(part[:1])
+        fill_with_noise(self._caches, blocks)
+
+
+def fill_with_noise(caches: Sequence[KVCache], blocks: Sequence[int]) -> None:
+    """Other numbers in every slot of these blocks."""
+    for cache in caches:
+        for part in (cache.k, cache.v):
+            index = torch.tensor(blocks, device=part.device)
+            part[index] = torch.randn_like(part[:1])

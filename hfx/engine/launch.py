@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hfx.config import EngineConfig
 
+from .compilations import COMPILATIONS
 from .engine import Engine
 from .equip import equip
 from .policy import admission_for, policy_for
@@ -24,8 +25,9 @@ def build_engine(
     Raises:
         ValueError: a setting is impossible; the message says which and what to do.
     """
-    equipment = equip(config, progress)
-    cost = live_cost(config.cost, equipment, progress)
+    with COMPILATIONS.starting():
+        equipment = equip(config, progress)
+        cost = live_cost(config.cost, equipment, progress)
     prices = None if cost is None else cost.online
     policy = policy_for(config.scheduler, prices)
     model = equipment.model

@@ -191,6 +191,7 @@ def engine_config(**options: Any) -> EngineConfig:
         cache=CacheConfig(**of(CacheConfig)),
         scheduler=SchedulerConfig(**of(SchedulerConfig)),
         cost=CostConfig(**of(CostConfig)),
+        device=options.pop("device", "auto"),
         kernel_backend=options.pop("kernel_backend", None),
         threads=options.pop("threads", None),
     )

@@ -10,6 +10,9 @@ from hfx.config import GIB, CacheConfig
 
 logger = logging.getLogger(__name__)
 
+HOST_SHARE, DEVICE_SHARE = 0.3, 0.9  # where no memory_utilization is given
+SLACK_BYTES = 256 << 20  # what torch's allocator doesn't see: kernels, libraries, recordings
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
@@ -37,21 +40,54 @@ class PoolSize:
 
 
 def pool_size(config: CacheConfig, bytes_per_token: int, available_bytes: int | None) -> PoolSize:
-    """The pool that a configuration asks for, of the memory that the weights have left.
+    """The pool that a configuration asks for on a CPU, of the memory that the weights have left.
 
     Raises:
         ValueError: not one block fits, or the system doesn't say what is available.
     """
-    block_bytes = config.block_size * bytes_per_token
-    if config.num_blocks_override is not None:
-        return PoolSize(config.num_blocks_override, config.block_size, bytes_per_token)
     budget = config.kv_cache_memory_bytes
-    if budget is None:
+    if budget is None and config.num_blocks_override is None:
         if available_bytes is None:
             raise ValueError(
                 "this system doesn't say how much memory is available: set kv_cache_memory_bytes"
             )
-        budget = int(available_bytes * config.memory_utilization)
+        budget = int(available_bytes * (config.memory_utilization or HOST_SHARE))
+    return _pool(config, bytes_per_token, budget)
+
+
+def device_pool_size(
+    config: CacheConfig, bytes_per_token: int, memory: tuple[int, int], step_bytes: int
+) -> PoolSize:
+    """The pool that a configuration asks for on an accelerator, beside weights and steps.
+
+    `memory` is its (free, all) with the weights loaded, `step_bytes` what the largest step needs.
+    One block more is allocated than the pool has: padding is written there.
+
+    Raises:
+        ValueError: not one block fits.
+    """
+    budget = config.kv_cache_memory_bytes
+    if budget is None and config.num_blocks_override is None:
+        free, total = memory
+        share = config.memory_utilization or DEVICE_SHARE
+        taken = total - free
+        budget = int(total * share) - taken - step_bytes - SLACK_BYTES
+        if budget < 2 * config.block_size * bytes_per_token:
+            raise ValueError(
+                f"memory_utilization {share} of {total / GIB:.2f} GiB leaves no room for a "
+                f"key-value cache: {taken / GIB:.2f} GiB are taken (weights and other processes), "
+                f"a step needs {step_bytes / GIB:.2f} GiB; raise memory_utilization, lower "
+                "max_num_batched_tokens, or take a smaller model"
+            )
+        budget -= config.block_size * bytes_per_token
+    return _pool(config, bytes_per_token, budget)
+
+
+def _pool(config: CacheConfig, bytes_per_token: int, budget: int | None) -> PoolSize:
+    if config.num_blocks_override is not None:
+        return PoolSize(config.num_blocks_override, config.block_size, bytes_per_token)
+    assert budget is not None
+    block_bytes = config.block_size * bytes_per_token
     if budget < block_bytes:
         raise ValueError(
             f"{budget} bytes for the key-value cache hold no block of {config.block_size} tokens "

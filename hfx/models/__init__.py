@@ -4,12 +4,13 @@ from .chat import ChatTemplate
 from .decoder import Decoder
 from .generation import GenerationDefaults
 from .hub import ModelLocation, resolve
-from .loading import LoadedModel, load
+from .loading import DTYPES, LoadedModel, load
 from .memory import available_bytes
 from .spec import DecoderSpec
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "DTYPES",
     "ChatTemplate",
     "Decoder",
     "DecoderSpec",

@@ -1,7 +1,8 @@
 """The forward pass of a dense decoder, for every supported architecture: what differs is data.
 
-T new tokens of a step, R rows whose logits are wanted, D residual width, N query heads, M key-value
-heads, H head size, F feed-forward width, V vocabulary, P positions, R rotary columns of the table.
+T rows of a step (new tokens, and padding), R rows whose logits are wanted, D residual width, N
+query heads, M key-value heads, H head size, F feed-forward width, V vocabulary, P positions, R
+rotary columns of the table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hfx.kernels import (
     Operators,
     RaggedBatch,
     RopeStyle,
+    WorkList,
     rope_table,
 )
 
@@ -92,11 +94,20 @@ class Decoder:
         `token_ids_T` are the batch's new tokens, packed as it says; their keys and values are in
         `caches` afterwards.
         """
-        assert len(token_ids_T) == batch.tokens and len(caches) == self.spec.layers
         assert batch.context_lens_S.max(initial=0) <= len(self._table_PR), batch.context_lens_S
-        norm, linear, eps = self.operators.rms_norm, self.operators.linear, self.spec.norm_eps
-        step = _Step(self, batch, caches[0].spec)
         ids_T = torch.from_numpy(token_ids_T.astype(np.int64)).to(self.device)
+        return self.run(ids_T, self.operators.plan(caches[0].spec, batch), caches)
+
+    @torch.inference_mode()
+    def run(self, ids_T: torch.Tensor, work: WorkList, caches: Sequence[KVCache]) -> torch.Tensor:
+        """`forward` of a step whose ids are on the device and whose attention is planned.
+
+        The work list must be the one that the operators planned last. Of a batch with padding, the
+        padding's rows come too and mean nothing.
+        """
+        assert len(ids_T) == work.batch.rows and len(caches) == self.spec.layers
+        norm, linear, eps = self.operators.rms_norm, self.operators.linear, self.spec.norm_eps
+        step = _Step(self, work)
         update_TD = self._weights.embedding_VD.index_select(0, ids_T)
         residual_TD, x_TD = torch.zeros_like(update_TD), torch.empty_like(update_TD)
         for layer, cache in zip(self._weights.layers, caches, strict=True):
@@ -111,11 +122,12 @@ class Decoder:
         return x_TD
 
     @torch.inference_mode()
-    def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden_RD: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 [R, V] of the rows of `forward`'s result that are asked for."""
-        shape = (len(hidden_RD), self.spec.vocabulary)
-        logits_RV = torch.empty(shape, dtype=torch.float32, device=self.device)
-        return self.operators.linear(hidden_RD, self._weights.head, out=logits_RV)
+        if out is None:
+            shape = (len(hidden_RD), self.spec.vocabulary)
+            out = torch.empty(shape, dtype=torch.float32, device=self.device)
+        return self.operators.linear(hidden_RD, self._weights.head, out=out)
 
 
 class _Step:
@@ -123,7 +135,6 @@ class _Step:
 
     __slots__ = (
         "_attended_TNH",
-        "_batch",
         "_decoder",
         "_k_TMH",
         "_q_TNH",
@@ -134,26 +145,25 @@ class _Step:
         "qkv",
     )
 
-    def __init__(self, decoder: Decoder, batch: RaggedBatch, attention: AttentionSpec) -> None:
-        spec, tokens = decoder.spec, batch.tokens
+    def __init__(self, decoder: Decoder, work: WorkList) -> None:
+        spec, tokens = decoder.spec, work.batch.rows
 
         def rows(width: int) -> torch.Tensor:
             return torch.empty(tokens, width, dtype=decoder.dtype, device=decoder.device)
 
-        self._decoder, self._batch = decoder, batch
-        self._work = decoder.operators.plan(attention, batch)
+        self._decoder, self._work = decoder, work
         self.qkv = rows(spec.query_width + 2 * spec.kv_width)
         heads = self.qkv.view(tokens, -1, spec.head_size)
         self._q_TNH = heads[:, : spec.query_heads]
         self._k_TMH = heads[:, spec.query_heads : -spec.kv_heads]
         self._v_TMH = heads[:, -spec.kv_heads :]
-        self.attended = rows(spec.query_width)
+        self.attended = rows(spec.query_width).zero_()  # padding has no attention, and is no NaN
         self._attended_TNH = self.attended.view(tokens, spec.query_heads, spec.head_size)
         self.ffn = rows(spec.ffn_width)
 
     def attend(self, layer: LayerWeights, cache: KVCache) -> None:
         """From `qkv` to `attended`, by way of the layer's cache."""
-        decoder, operators, batch = self._decoder, self._decoder.operators, self._batch
+        decoder, operators, batch = self._decoder, self._decoder.operators, self._work.batch
         q_TNH, k_TMH = self._q_TNH, self._k_TMH
         if layer.q_norm_H is not None and layer.k_norm_H is not None:
             operators.rms_norm(q_TNH, layer.q_norm_H, decoder.spec.norm_eps, out=q_TNH)
@@ -168,7 +178,8 @@ class _Step:
             cache,
             batch.slots_T,
         )
-        operators.attend(q_TNH, cache, self._work, out=self._attended_TNH)
+        owned = batch.tokens
+        operators.attend(q_TNH[:owned], cache, self._work, out=self._attended_TNH[:owned])
 
 
 def attention_spec(spec: DecoderSpec, dtype: torch.dtype, page_tokens: int) -> AttentionSpec:

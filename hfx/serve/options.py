@@ -219,7 +219,8 @@ OPTIONS: tuple[Option, ...] = (
         (
             "memory-utilization",
             "memory_utilization",
-            "share of the memory that is free after loading which the cache may take",
+            "on an accelerator the share of all its memory that hfx may use, 0.9 unless given; on "
+            "a CPU the share of what is free after loading that the cache may take, 0.3",
             {"aliases": ("gpu-memory-utilization",)},
         ),
         (
@@ -294,15 +295,13 @@ OPTIONS: tuple[Option, ...] = (
         "engine.",
         ("kernel-backend", "kernel_backend", "kernels to use; default: the fastest here", {}),
         ("threads", "threads", "CPU threads; default: every core of this process", _COUNT),
-    ),
-    Option(
-        flag="device",
-        target="",
-        group="device",
-        help="what to run on",
-        kind="choice",
-        default="cpu",
-        choices=("cpu",),
+        (
+            "device",
+            "device",
+            "cuda (AMD's GPUs too) or npu need their build of torch; auto takes the accelerator "
+            "that is there and works, else the CPU",
+            {},
+        ),
     ),
     *_rows(
         "server",

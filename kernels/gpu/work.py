@@ -52,7 +52,7 @@ class GpuWork(WorkList):
         """The step's tiles as that launch wants them, with everything it reads on the device."""
         work = WorkList.tiled(spec, batch, tiling_of(launch, programs, fixed=fixed))
         lists = _lists(work)
-        on_device = _upload(list(lists.values()), device)
+        counts, items, lines, table, positions, slots = _upload(list(lists.values()), device)
         sums = (work.slots * spec.kv_heads, launch.partial_rows)
         return cls(
             spec,
@@ -63,8 +63,12 @@ class GpuWork(WorkList):
             work.tile_rows,
             launch,
             programs,
-            *on_device[:5],
-            on_device[5].view(torch.int64)[:, 0],
+            counts,
+            items,
+            lines,
+            table,
+            positions,
+            slots.view(torch.int64)[:, 0],
             torch.empty(*sums, spec.head_size, device=device),
             torch.empty(*sums, 2, device=device),
             work.slots > 0,
