@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .step import SlackPolicy
 
 HURRY = 3.0  # times the share of the time that would just do: prompts end that early if they may
+BUSY = 0.3  # of the time for arriving prompts: from there on nothing is put off that can be done
+CROWD = 4  # streams for each prompt that is put off: fewer would waste steps that are half empty
 LOOKED_AT = 64  # waiting prompts that a step considers, in order of due time
 RESERVE = 0.05  # of the time for prompts: what spare work gets however much else presses
 MOST_OWED_S = 1.0  # that spare work can save up
@@ -217,9 +219,10 @@ class Draft:
         self.grain = self.policy.tile_tokens
         if spare or chosen.put_off or not self.found.tracks:
             return most_s
-        if len(chosen.kept) >= LOOKED_AT:
+        if CROWD * len(chosen.kept) > len(self.found.tracks):
             return most_s
-        share = HURRY * (chosen.pressure + self.policy.arriving)
+        idle = 1 - self.policy.arriving / BUSY
+        share = HURRY * chosen.pressure / idle if idle > 0 else 1.0
         if share >= 1 or self.base_s / (1 - share) >= most_s:
             return most_s
         gentle_s = max(self.base_s / (1 - share), GENTLE * self.base_s)
@@ -247,7 +250,7 @@ class Draft:
                 if len(fill.preempted) > preempted:
                     self._count_again()
                 elif take:
-                    self.mix = self.mix + Mix.one(take, history)
+                    self._count(track, take, history)
             elif is_open:
                 is_open = self._start(track, target_s)
 
@@ -266,11 +269,16 @@ class Draft:
             self._make_way(track) and room.holds(track) and room.start(track, take)
         ):
             return False
-        self.mix = self.mix + Mix.one(take, live.cached_tokens)
+        self._count(track, take, live.cached_tokens)
         if track.is_promised and track.tpot_s < inf:
             self.found.rate += track.rate
             self.found.tightest_s = min(self.found.tightest_s, track.tpot_s)
         return True
+
+    def _count(self, track: Track, take: int, history_tokens: int) -> None:
+        self.mix = self.mix + Mix.one(take, history_tokens)
+        if history_tokens + take == track.live.known_tokens:
+            self.policy.computed(track)
 
     def _take(self, track: Track, target_s: float) -> int:
         """How many of a prompt's tokens join the step."""

@@ -58,7 +58,7 @@ class SlackPolicy:
         self.pace_s = 0.0  # the mean length of a step
         self.least_s = 0.0  # what the last step's decodes cost
         self.fixed_s = 0.0  # what a step costs before its first decode
-        self.arriving = 0.0  # promised prompt work per second, on average
+        self.arriving = 0.0  # promised prompt work per second, on average of what was computed
         self.tightest_ttft_s = inf  # of all promises so far
         self.owed_s = 0.0  # prompt time that spare work has a right to
         self.sitting: list[Track] = []  # decodes that sat the last step out
@@ -96,6 +96,11 @@ class SlackPolicy:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.lengths.learn(request, output_tokens)
 
+    def computed(self, track: Track) -> None:
+        """A prompt's last chunk is in the step: what it cost says how much comes per second."""
+        self.arriving += track.whole_s / FORECAST_S
+        track.whole_s = 0.0
+
     def _enter(self, live: Live) -> Track:
         """A request comes to wait, for the first time or because it was preempted."""
         track = self._track(live)
@@ -104,7 +109,7 @@ class SlackPolicy:
         if live.preemptions:
             track.wait_again(self.lengths, self.pace_s)
         elif track.due_s < inf:
-            self.arriving += track.work_s / FORECAST_S
+            track.whole_s = track.work_s
             self.tightest_ttft_s = min(self.tightest_ttft_s, track.ttft_s)
         return track
 

@@ -21,7 +21,8 @@ class Track:
     `due_s` is when its prompt must be done, infinite where nothing says so. `every_s` is its TPOT
     if that is all that its later tokens are bound by, else 0. `is_relegated`: its promise can't be
     kept, so it is served from spare capacity. `base_s` is what `schedule_from_s` will say from now
-    on, once that is known. `work_s` is the price of its prompt. `skipped` counts the steps in a row
+    on, once that is known. `work_s` is the price of what is left of its prompt, `whole_s` of all of
+    it if it is promised. `skipped` counts the steps in a row
     that it sat out, `evicted` how often others took its place.
     """
 
@@ -42,6 +43,7 @@ class Track:
         "tpot_s",
         "ttft_s",
         "weight",
+        "whole_s",
         "work_s",
     )
 
@@ -61,7 +63,7 @@ class Track:
         self.base_s = inf
         self.is_relegated = False
         self.skipped = self.evicted = 0
-        self.work_s = 0.0
+        self.work_s = self.whole_s = 0.0
         self.due_s = self._prompt_due_s(lengths, pace_s)
 
     @property
