@@ -105,7 +105,8 @@ class Meter:
         self.short_s = 0.0
         self.dry_s = 0.0
         self._ended_s = 0.0  # the last step
-        self._stood_s = 0.0
+        self._passed_s = 0.0  # until when `short_s` and `dry_s` count
+        self._is_short = self._is_dry = False
 
     def open(self, objective: Objective, arrival_s: float, now_s: float) -> Account:
         """The account of a request that arrived, and now comes to the engine."""
@@ -116,6 +117,7 @@ class Meter:
 
     def wait(self, account: Account, live: Live, until_s: float) -> None:
         """Put down the time since `until_s` of a request that was in no step."""
+        self._pass(until_s)
         waited_s = until_s - account.until_s
         spent = account.spent(live)
         if account.redo_tokens > live.cached_tokens:
@@ -141,13 +143,19 @@ class Meter:
         self._ended_s = now_s
         return share
 
-    def stood(self, until_s: float, *, short: bool, dry: bool) -> None:
-        """Blocks were short, or there was none, since this was last told."""
-        seconds, self._stood_s = until_s - self._stood_s, until_s
-        self.short_s += seconds if short else 0.0
-        self.dry_s += seconds if dry else 0.0
+    def stand(self, now_s: float, *, short: bool, dry: bool) -> None:
+        """From now on blocks are short, or there is none."""
+        self._pass(now_s)
+        self._is_short, self._is_dry = short, dry
+
+    def _pass(self, now_s: float) -> None:
+        seconds = max(0.0, now_s - self._passed_s)
+        self._passed_s += seconds
+        self.short_s += seconds * self._is_short
+        self.dry_s += seconds * self._is_dry
 
     def _mark(self, account: Account, now_s: float) -> None:
+        self._pass(now_s)
         account.until_s = now_s
         account.short_mark_s, account.dry_mark_s = self.short_s, self.dry_s
 

@@ -186,7 +186,7 @@ class Engine:
             self._preempt(self._live[preemption.request_id], preemption.reason)
         fresh = self._start(plan, view, started_s)
         batch, steps = self._batch(plan)
-        self._meter.stood(started_s, short=self._is_short(view), dry=not self.pool.available)
+        self._meter.stand(started_s, short=self._is_short(view), dry=not self.pool.available)
         if not steps:
             return expired
         predicted = self.cost.predict(batch.mix) if self.cost else None
