@@ -4,6 +4,8 @@ A decode allows an iteration up to the slack that its tokens have gathered, and 
 no longer than its own pace: that leaves it no farther behind. Seconds.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil, inf
@@ -17,6 +19,7 @@ from .track import RUN_RATE, Track
 SPEND = 0.9  # of the slack that one iteration may use
 RECOVERS = 0.1  # of TPOT: what a late decode is believed to win back with each token, at least
 MOST_SKIPPED = 8  # steps that a decode sits out in a row
+LEAST_S = 1e-6  # between tokens: nothing is due at once
 TWO_STEPS = 2.0  # a decode may sit a step out if it would still be in time after that many
 
 
@@ -26,10 +29,13 @@ class Decodes:
 
     `cap_s` is the longest step that all of them allow, `slack_s` their least slack, `tightest_s`
     the least TPOT among those whose promise holds, `rate` the tokens per second promised to them.
+    `spare` have no promise or lost it; `slackest` is who can wait longest of the others.
     """
 
     tracks: list[Track] = field(default_factory=list)
     prompts: list[Track] = field(default_factory=list)
+    spare: list[Track] = field(default_factory=list)
+    slackest: Track | None = None
     mix: Mix = field(default_factory=Mix)
     new_blocks: int = 0
     cap_s: float = inf
@@ -38,16 +44,22 @@ class Decodes:
     rate: float = 0.0
 
 
-def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, view: "Timing") -> Decodes:
-    """Sort running requests into decodes and prompts."""
+def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, timing: Timing) -> Decodes:
+    """Sort running requests into decodes and prompts.
+
+    One flat loop: it runs for hundreds of requests in every step.
+    """
     found = Decodes()
-    decodes, prompts = found.tracks, found.prompts
+    decodes, prompts, spare = found.tracks, found.prompts, found.spare
+    lengths, pace_s, least_s = timing.lengths, timing.pace_s, timing.least_s
     context = squares = blocks = 0
     cap_s = slack_s = tightest_s = inf
+    most_s = -inf
     rate = 0.0
     for track in tracks:
         live = track.live
-        known, output = live.known_tokens, live.output_tokens
+        known = live.known_tokens
+        output = live.output_tokens
         if not output or known - live.cached_tokens != 1:
             prompts.append(track)
             continue
@@ -60,27 +72,41 @@ def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, view: "Timing
         if every_s:
             base_s = track.base_s
             if base_s == inf:
-                base_s = track.schedule_from_s(view.lengths)
+                base_s = track.schedule_from_s(lengths)
             left_s = base_s + output * every_s - now_s
             if left_s < 0 or track.is_relegated:
-                view.judge(track, left_s)
-                if track.is_relegated:
-                    continue
+                timing.judge(track, left_s)
             allowed_s = left_s * SPEND
             if allowed_s < track.run_s:
                 allowed_s = track.run_s
-            rate += track.rate
-            if every_s < tightest_s:
-                tightest_s = every_s
+            per_s = track.rate
         elif track.deadline_s < inf:
-            left_s, allowed_s, every_s = view.by_deadline(track, now_s)
-            if track.is_relegated:
-                continue
-            rate += 1 / every_s
+            if output >= track.left_until:
+                track.expect(lengths)
+            every_s = (track.deadline_s - now_s) / track.left
+            if every_s < least_s or track.is_relegated:
+                track.relegate(every_s < least_s and track.may_relegate)
+                every_s = max(every_s, least_s, LEAST_S)
+            left_s = track.deadline_s - (track.left - 1) * pace_s - now_s
+            if track.tpot_s < inf:
+                left_s = min(left_s, track.schedule_from_s(lengths) + output * track.tpot_s - now_s)
+                every_s = min(every_s, track.tpot_s)
+            allowed_s = max(left_s * SPEND, every_s * RUN_RATE)
+            per_s = 1 / every_s
         else:
+            spare.append(track)
             continue
+        if track.is_relegated:
+            spare.append(track)
+            continue
+        rate += per_s
+        if every_s < tightest_s:
+            tightest_s = every_s
         if left_s < slack_s:
             slack_s = left_s
+        if left_s > most_s:
+            most_s = left_s
+            found.slackest = track
         if allowed_s < cap_s:
             cap_s = allowed_s
     found.cap_s, found.slack_s, found.tightest_s = cap_s, slack_s, tightest_s
@@ -103,25 +129,14 @@ class Timing:
         """Whether a decode can still be on schedule at its expected end."""
         if not track.may_relegate:
             return
-        live = track.live
-        left = self.lengths.remaining(live.request, live.output_tokens)
+        if track.live.output_tokens >= track.left_until:
+            track.expect(self.lengths)
         won_s = max(track.tpot_s - self.least_s, RECOVERS * track.tpot_s)
-        track.is_relegated = -slack_s > max(left * won_s, 2 * track.tpot_s)
-
-    def by_deadline(self, track: Track, now_s: float) -> tuple[float, float, float]:
-        """Slack of a decode with a deadline, the step it allows, and how often it must run."""
-        live = track.live
-        left = self.lengths.remaining(live.request, live.output_tokens)
-        every_s = (track.deadline_s - now_s) / left
-        if track.may_relegate:
-            track.is_relegated = every_s < self.least_s
-        every_s = max(min(every_s, track.tpot_s), self.least_s)
-        slack_s = track.token_due_s(self.lengths, self.pace_s) - now_s
-        return slack_s, max(slack_s * SPEND, every_s * RUN_RATE), every_s
+        track.relegate(-slack_s > max(track.left * won_s, 2 * track.tpot_s))
 
 
 def sit_out(
-    found: Decodes, budget_s: float, cost: CostModel, fixed_s: float, view: Timing, now_s: float
+    found: Decodes, budget_s: float, cost: CostModel, fixed_s: float, timing: Timing, now_s: float
 ) -> list[Track]:
     """Who runs if decodes may take `budget_s`: those with most slack wait, if they can afford to.
 
@@ -131,7 +146,7 @@ def sit_out(
     each_s = (base_s - fixed_s) / len(found.tracks)
     if base_s <= budget_s or each_s <= 0:
         return found.tracks
-    ranked = sorted((-_slack_s(track, view, now_s), track.order, track) for track in found.tracks)
+    ranked = sorted((-_slack_s(track, timing, now_s), track.order, track) for track in found.tracks)
     leaving: list[Track] = []
     wait_s = TWO_STEPS * found.cap_s if found.cap_s < inf else inf
     for negative_s, _, track in ranked[: ceil((base_s - budget_s) / each_s)]:
@@ -152,7 +167,7 @@ def sit_out(
     return [track for track in found.tracks if id(track) not in gone]
 
 
-def _slack_s(track: Track, view: Timing, now_s: float) -> float:
+def _slack_s(track: Track, timing: Timing, now_s: float) -> float:
     if not track.is_promised:
         return inf
-    return track.token_due_s(view.lengths, view.pace_s) - now_s
+    return track.token_due_s(timing.lengths, timing.pace_s) - now_s

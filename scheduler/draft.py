@@ -74,11 +74,6 @@ class Draft:
         self._fill_up(chosen)
         return self.fill.plan()
 
-    def lost(self) -> Iterable[Track]:
-        """Those that are served from spare capacity because their promise can't be kept."""
-        yield from (track for track in self.running if track.is_relegated)
-        yield from (track for track in self.policy.queue.spare if track.is_relegated)
-
     # How much there is, and for whom
 
     def _longest_s(self) -> float:
@@ -125,7 +120,7 @@ class Draft:
                 continue
             if now_s > track.due_s and not track.live.output_tokens:
                 if track.may_relegate:
-                    track.is_relegated = True
+                    track.relegate()
                     continue
                 track.postpone(now_s)
             insort(tracks, track, key=by_due)
@@ -167,7 +162,7 @@ class Draft:
         policy.sitting = [track for track in found.tracks if track.skipped]
         self.mix = found.mix
         if found.new_blocks <= fill.free:
-            fill.decode([track.live for track in chosen], found.new_blocks)
+            fill.decode([track.id for track in chosen], found.new_blocks)
             return
         for track in sorted(chosen, key=lambda track: self._urgency(track)):
             if track.id not in fill.preempted:
@@ -189,7 +184,14 @@ class Draft:
     def _fill_up(self, chosen: Selection) -> None:
         """Fill the step with prompts, and see that something progresses."""
         policy = self.policy
-        self.room = Room(self.snapshot, self.fill, self.running, policy.lengths, policy.max_running)
+        self.room = Room(
+            self.snapshot,
+            self.fill,
+            self.running,
+            self.found.prompts,
+            policy.lengths,
+            policy.max_running,
+        )
         spare = self._spare()
         promised = [*chosen.kept, *chosen.put_off]
         target_s = self._target_s(chosen, bool(spare))
@@ -307,9 +309,14 @@ class Draft:
         assert room is not None
         if not track.is_promised or track.due_s == inf:
             return False
-        gone = self.fill.preempted
-        candidates = ((self._slack_s(t), t) for t in self.running if t.id not in gone)
-        victim = victim_for(track, self._slack_s(track), candidates, self.cost)
+        gone, found = self.fill.preempted, self.found
+        spare = [t for t in found.spare if t.id not in gone]
+        spare += [t for t in found.prompts if t.is_spare and t.id not in gone]
+        promised = [t for t in found.prompts if not t.is_spare and t.id not in gone]
+        if found.slackest is not None and found.slackest.id not in gone:
+            promised.append(found.slackest)
+        slacks = ((self._slack_s(t), t) for t in promised)
+        victim = victim_for(track, spare, slacks, self._slack_s(track), self.cost)
         if victim is None:
             return False
         room.evict(victim)

@@ -45,11 +45,11 @@ class Fill:
             self._grant(live, take, need)
         return max(take, 0)
 
-    def decode(self, lives: Sequence[Live], new_blocks: int) -> None:
+    def decode(self, ids: Sequence[str], new_blocks: int) -> None:
         """Grant a token to each of many decodes, which need that many free blocks between them."""
         assert new_blocks <= self.free, "those who need blocks are to be advanced one by one"
-        self.tokens.update(dict.fromkeys([live.request.id for live in lives], 1))
-        self.granted_tokens += len(lives)
+        self.tokens.update(dict.fromkeys(ids, 1))
+        self.granted_tokens += len(ids)
         self.free -= new_blocks
 
     def start(self, live: Live, take: int, spoken_for: int) -> bool:

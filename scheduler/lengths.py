@@ -22,6 +22,7 @@ class Survival:
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []
         self._table: list[float] = []
+        self._most = PRIOR_MEAN
 
     def learn(self, output_tokens: int) -> None:
         """Take in the length of an output that ended by itself."""
@@ -52,7 +53,15 @@ class Survival:
             prior = PRIOR_WEIGHT * exp(-at / PRIOR_MEAN)
             table[place] = (total - longer * at + prior * PRIOR_MEAN) / (longer + prior)
         self._table = table
+        self._most = max(PRIOR_MEAN, *table)
         return table
+
+    @property
+    def most(self) -> float:
+        """What `remaining` never exceeds."""
+        if not self._table:
+            self._tabled()
+        return self._most
 
 
 class Lengths:
@@ -60,6 +69,17 @@ class Lengths:
 
     def __init__(self) -> None:
         self._tiers: dict[str, Survival] = {}
+        self._longest_hint = 0
+
+    @property
+    def most(self) -> float:
+        """What `remaining` exceeds for no request that was heard of."""
+        return max(self._longest_hint, *(tier.most for tier in self._tiers.values()), 1.0)
+
+    def hear(self, request: Request) -> None:
+        """Take in a request that has come: its hint bounds what is expected."""
+        self._longest_hint = max(self._longest_hint, request.expected_output_tokens or 0)
+        self._tier(request)
 
     def learn(self, request: Request, output_tokens: int) -> None:
         """Take in a request that ended by itself, or at its own limit."""

@@ -63,7 +63,7 @@ class Queue:
     def relegate(self, track: Track) -> None:
         """Move a track whose promise is lost from the promised to the spare."""
         self._remove(track)
-        track.is_relegated = True
+        track.relegate()
         self._insert(track)
 
     def postpone(self, track: Track, now_s: float) -> None:

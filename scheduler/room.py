@@ -19,46 +19,42 @@ TWICE = 2.0  # times what it costs to redo a victim: its slack must bear that
 
 
 class Room:
-    """Who may start in one step. `owed` counts blocks that running and started requests still need
-    for tokens that they know already."""
+    """Who may start in one step, beside `running`, of whom `prompts` are not computed yet."""
 
     def __init__(
         self,
         snapshot: Snapshot,
         fill: Fill,
         running: Sequence[Track],
+        prompts: Sequence[Track],
         lengths: Lengths,
         max_running: int,
     ) -> None:
-        self._snapshot = snapshot
+        self._blocks = snapshot.blocks
         self._fill = fill
         self._running = running
+        self._prompts = [track.live for track in prompts]
         self._lengths = lengths
         self.slots = max_running - len(running) + len(fill.preempted)
         self._ends: list[tuple[float, int, int]] | None = None
 
     def holds(self, track: Track) -> bool:
-        """Whether a request can start that will grow to its expected length, as others will."""
-        blocks, fill, live = self._snapshot.blocks, self._fill, track.live
-        if not self._running:
+        """Whether there are blocks for a request that will grow to its expected length, as all
+        others will."""
+        blocks, live = self._blocks, track.live
+        if not self._running and not self._fill.started:
             return True
+        free = self._fill.free - self._owed() - blocks.to_hold(live.known_tokens)
+        count = len(self._running) + len(self._fill.started) + 1
+        if free >= count * (blocks.to_hold(ceil(self._lengths.most)) + 1):
+            return True  # even if all of them grew by as much as anybody may
         left = self._lengths.remaining(live.request, live.output_tokens)
-        whole = blocks.to_hold(live.known_tokens + ceil(left)) - live.held_blocks
-        if fill.free - self.owed - whole > blocks.total // 2:
-            return True  # far from full: growth is a fraction of what is held
         ends = [*self._expected_ends(), (left, live.held_blocks, live.known_tokens)]
         return peak_blocks(ends, blocks) <= blocks.total * (1 - MARGIN)
 
-    @property
-    def owed(self) -> int:
-        """Blocks that are spoken for."""
-        fill = self._fill
-        prompts = [t.live for t in self._running if not t.live.is_decoding]
-        return fill.owed([*prompts, *fill.started])
-
     def start(self, track: Track, take: int) -> bool:
         """Start a request, if there is a slot and enough blocks."""
-        if self.slots < 1 or not self._fill.start(track.live, take, self.owed):
+        if self.slots < 1 or not self._fill.start(track.live, take, self._owed()):
             return False
         self.slots -= 1
         if self._ends is not None:
@@ -74,17 +70,21 @@ class Room:
         self.slots += 1
         self._ends = None
 
+    def _owed(self) -> int:
+        """Blocks that prompts still need for the tokens that they know already."""
+        return self._fill.owed(self._prompts) + self._fill.owed(self._fill.started)
+
     def _expected_ends(self) -> list[tuple[float, int, int]]:
         if self._ends is None:
             gone, lengths = self._fill.preempted, self._lengths
+            lives = [track.live for track in self._running if track.id not in gone]
             self._ends = [
                 (
-                    lengths.remaining(track.live.request, track.live.output_tokens),
-                    track.live.shared_blocks,
-                    track.live.known_tokens,
+                    lengths.remaining(live.request, live.output_tokens),
+                    live.shared_blocks,
+                    live.known_tokens,
                 )
-                for track in self._running
-                if track.id not in gone
+                for live in (*lives, *self._fill.started)
             ]
         return self._ends
 
@@ -106,26 +106,26 @@ def peak_blocks(ends: Iterable[tuple[float, int, int]], blocks: Blocks) -> int:
 
 def victim_for(
     track: Track,
+    spare: Iterable[Track],
+    promised: Iterable[tuple[float, Track]],
     slack_s: float,
-    candidates: Iterable[tuple[float, Track]],
     cost: CostModel,
 ) -> Track | None:
-    """Who should give its place to a prompt of that much slack: most slack first, cheapest to redo.
+    """Who should give its place to a prompt of that much slack.
 
-    A request whose promise is lost, or that has none, gives way to any whose promise holds; one
-    with a promise only if it stays less urgent after it has waited and been computed again.
+    A request whose promise is lost, or that has none, gives way to any whose promise holds: the
+    cheapest to compute again. One with a promise, given with its slack, does so only if it stays
+    less urgent after it has waited and been computed again: the one with most slack.
     """
-    best: tuple[tuple[bool, float, float, str], Track] | None = None
-    for other_s, other in candidates:
+    idle = [t for t in spare if t.evicted < MOST_EVICTED]
+    if idle:
+        return min(idle, key=lambda t: (t.live.cached_tokens, t.id))
+    best: tuple[float, str, Track] | None = None
+    for other_s, other in promised:
         if other.evicted >= MOST_EVICTED:
             continue
         redo_s = prompt_s(cost, other.live.cached_tokens, 0)
-        left_s = 0.0
-        if other.is_promised:
-            left_s = other_s - TWICE * (redo_s + track.work_s)
-            if left_s <= max(slack_s, 0.0):
-                continue
-        key = (not other.is_promised, left_s, -redo_s, other.id)
-        if best is None or key > best[0]:
-            best = (key, other)
-    return best[1] if best else None
+        left_s = other_s - TWICE * (redo_s + track.work_s)
+        if left_s > max(slack_s, 0.0) and (best is None or (left_s, other.id) > best[:2]):
+            best = (left_s, other.id, other)
+    return best[2] if best else None

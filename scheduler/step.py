@@ -19,7 +19,7 @@ from .lengths import Lengths
 from .policy import Live, Snapshot, as_it_is
 from .prices import fixed_s, prompt_s
 from .queue import Queue
-from .track import Track
+from .track import Relegated, Track
 
 PACE_MEMORY = 0.05  # of the mean length of steps: the weight of the last one
 FORECAST_S = 20.0  # over which the prompt work that arrives is averaged
@@ -65,7 +65,7 @@ class SlackPolicy:
         self._tracks: dict[Live, Track] = {}
         self._ids: dict[str, Track] = {}
         self._hard: list[tuple[float, str]] = []
-        self._relegated: frozenset[str] = frozenset()
+        self._relegated = Relegated()
         self._refresh: Callable[[Live], None] = as_it_is
         self._last_s: float | None = None
         self._steps = 0
@@ -84,8 +84,7 @@ class SlackPolicy:
         for live in draft.fill.started:
             self.queue.leave(live)
         self._last_s = snapshot.now_s if plan.tokens else None
-        lost = self._lost(draft)
-        return Plan(plan.tokens, plan.preempt, expired, lost)
+        return Plan(plan.tokens, plan.preempt, expired, self._relegated.ids)
 
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
         """Learn how long the outputs of its tier become."""
@@ -93,6 +92,7 @@ class SlackPolicy:
         if track is not None:
             del self._tracks[track.live]
             self.queue.leave(track.live)
+            track.relegate(False)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.lengths.learn(request, output_tokens)
 
@@ -118,12 +118,14 @@ class SlackPolicy:
         track = self._tracks.get(live)
         if track is None:
             old = self._ids.get(live.request.id)
-            track = Track(live, self.lengths, self.pace_s)
+            track = Track(live, self.lengths, self.pace_s, self._relegated)
+            self.lengths.hear(live.request)
             if old is None:
                 self._watch(track)
             else:
                 del self._tracks[old.live]
                 track.is_relegated, track.evicted = old.is_relegated, old.evicted
+                track.whole_s = old.whole_s
             self._tracks[live] = self._ids[track.id] = track
         return track
 
@@ -140,13 +142,6 @@ class SlackPolicy:
                 self.queue.leave(track.live)
                 ids.append(track.id)
         return tuple(ids)
-
-    def _lost(self, draft: Draft) -> frozenset[str]:
-        """The ids of all that are served from spare capacity; mostly those of the last step."""
-        lost = frozenset(track.id for track in draft.lost())
-        if lost != self._relegated:
-            self._relegated = lost
-        return self._relegated
 
     def _tick(self, now_s: float) -> None:
         if self._steps % REPRICED == 0:

@@ -8,11 +8,33 @@ as early as the pace of steps asks for.
 
 from math import inf
 
-from .lengths import Lengths
+from .lengths import STRIDE, Lengths
 from .policy import Live
 
 RUN_RATE = 0.9  # of TPOT: an iteration that long leaves no decode farther behind than it was
 SURE_PART = 0.5  # of the time that tokens sure to come will win back: so far a decode may lag
+
+
+class Relegated:
+    """The ids of requests whose promise can't be kept, as a set that is made anew if it changes."""
+
+    __slots__ = ("_frozen", "_ids")
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._frozen: frozenset[str] | None = frozenset()
+
+    def note(self, id: str, is_relegated: bool) -> None:
+        """Take in what has become of one."""
+        (self._ids.add if is_relegated else self._ids.discard)(id)
+        self._frozen = None
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All of them now."""
+        if self._frozen is None:
+            self._frozen = frozenset(self._ids)
+        return self._frozen
 
 
 class Track:
@@ -22,8 +44,9 @@ class Track:
     if that is all that its later tokens are bound by, else 0. `is_relegated`: its promise can't be
     kept, so it is served from spare capacity. `base_s` is what `schedule_from_s` will say from now
     on, once that is known. `work_s` is the price of what is left of its prompt, `whole_s` of all of
-    it if it is promised. `skipped` counts the steps in a row
-    that it sat out, `evicted` how often others took its place.
+    it, if it is promised. `left` is how many tokens are expected to come, as of less than STRIDE
+    tokens ago. `skipped` counts the steps in a row that it sat out, `evicted` how often others took
+    its place.
     """
 
     __slots__ = (
@@ -34,10 +57,13 @@ class Track:
         "evicted",
         "id",
         "is_relegated",
+        "left",
+        "left_until",
         "live",
         "may_relegate",
         "order",
         "rate",
+        "registry",
         "run_s",
         "skipped",
         "tpot_s",
@@ -47,9 +73,12 @@ class Track:
         "work_s",
     )
 
-    def __init__(self, live: Live, lengths: Lengths, pace_s: float) -> None:
+    def __init__(
+        self, live: Live, lengths: Lengths, pace_s: float, registry: Relegated | None = None
+    ) -> None:
         request, promise = live.request, live.request.objective
         self.live = live
+        self.registry = registry or Relegated()
         self.id = request.id
         self.order = (request.priority, live.arrival_s, request.id)
         self.weight = promise.weight
@@ -63,6 +92,7 @@ class Track:
         self.base_s = inf
         self.is_relegated = False
         self.skipped = self.evicted = 0
+        self.left, self.left_until = 1.0, -1
         self.work_s = self.whole_s = 0.0
         self.due_s = self._prompt_due_s(lengths, pace_s)
 
@@ -75,6 +105,18 @@ class Track:
     def is_spare(self) -> bool:
         """Whether its prompt is served from spare capacity: it is due never, or lost."""
         return self.is_relegated or self.due_s == inf
+
+    def relegate(self, is_relegated: bool = True) -> None:
+        """Its promise can't be kept; or can, after all."""
+        if is_relegated is not self.is_relegated:
+            self.is_relegated = is_relegated
+            self.registry.note(self.id, is_relegated)
+
+    def expect(self, lengths: Lengths) -> None:
+        """Bring `left`, the tokens expected to come, up to date; good until `left_until` tokens."""
+        output = self.live.output_tokens
+        self.left = lengths.remaining(self.live.request, output)
+        self.left_until = output + min(STRIDE, max(1, int(self.left) // 4))
 
     def wait_again(self, lengths: Lengths, pace_s: float) -> None:
         """Its blocks were taken: all of its tokens are a prompt again, due with the next token."""
