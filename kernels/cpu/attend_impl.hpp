@@ -3,19 +3,16 @@
 // Online softmax over the tile's pages: scores = Q K of a page, probabilities, out = out * alpha +
 // P V. Unwritten slots may hold NaN: their scores are overwritten before anything reads them, and
 // their V rows are never multiplied, because 0 * NaN is NaN.
-#include "attend.hpp"
-#include "product.hpp"
+#include "softmax.hpp"
 
 extern "C" float exp2f(float);
 
 namespace HFX_ISA {
 namespace {
 
-using hfx::AttendCall;
 using hfx::Reduction;
 using hfx::WorkItem;
 
-constexpr float MINUS_INFINITY = -__builtin_inff();
 constexpr float LOG2_E = 1.44269504f;
 
 template <bool CONDITION, typename True, typename False>
@@ -27,119 +24,19 @@ struct Choice<false, True, False> {
   using Type = False;
 };
 
-// x in lanes first to last - 1, minus infinity elsewhere.
-HFX_INLINE vf only_lanes(vf x, int first, int last) {
-#if defined(__AVX512F__)
-  const uint32_t below_last = last <= 0 ? 0 : last >= VL ? 0xffff : (1u << last) - 1;
-  const uint32_t below_first = first <= 0 ? 0 : first >= VL ? 0xffff : (1u << first) - 1;
-  return _mm512_mask_mov_ps(splat(MINUS_INFINITY), __mmask16(below_last & ~below_first), x);
-#else
-  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i inside = _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(first - 1)),
-                                          _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane));
-  return _mm256_blendv_ps(splat(MINUS_INFINITY), x, _mm256_castsi256_ps(inside));
-#endif
-}
-
-HFX_INLINE int smaller(int a, int b) { return a < b ? a : b; }
-HFX_INLINE int larger(int a, int b) { return a > b ? a : b; }
-
-// The tile's working memory, cut out of the thread's scratch.
-template <bool BF16>
-struct Room {
-  using Left = typename Cache<BF16>::Left;
-  float *scores, *out, *maximum, *weight, *alpha, *total;
-  Left *queries, *probabilities;
-  typename Cache<BF16>::Number *last_v, *page;  // a quantised cache's page, widened
-  float *k_scales, *v_scales;                   // and its scales, 0 behind the last key
-
-  Room(char* at, int64_t rows, int64_t head_size, int64_t page_tokens) {
-    auto take = [&at](int64_t bytes) {
-      char* here = at;
-      at += (bytes + 63) / 64 * 64;
-      return here;
-    };
-    scores = (float*)take(rows * page_tokens * 4);
-    out = (float*)take(rows * head_size * 4);
-    queries = (Left*)take(rows * head_size * sizeof(Left));
-    probabilities = (Left*)take(rows * page_tokens * sizeof(Left));
-    maximum = (float*)take(rows * 4);
-    weight = (float*)take(rows * 4);
-    alpha = (float*)take(rows * 4);
-    total = (float*)take(rows * 4);
-    last_v = (typename Cache<BF16>::Number*)take(head_size * 4);
-    k_scales = (float*)take(page_tokens * 4);
-    v_scales = (float*)take(page_tokens * 4);
-    page = (typename Cache<BF16>::Number*)take(page_tokens * head_size * 4);
-  }
-};
-
-// Turns a row of scores (of keys first to last - 1; `columns` are stored) into probabilities.
-// Leaves in alpha the step of the maximum and in total the row's sum, for `rescale`.
-template <bool BF16, bool INT8>
-HFX_INLINE void softmax_row(const AttendCall& call, const Room<BF16>& room, int row, int columns,
-                            int first, int last) {
-  const int64_t page_tokens = call.page_tokens;
-  const vf scale = splat(call.scale), cap = splat(call.cap_log2);
-  const bool capped = call.cap_log2 > 0.f;
-  float* scores = room.scores + row * page_tokens;
-  typename Cache<BF16>::Left* probabilities = room.probabilities + row * page_tokens;
-  if (last <= first) {  // the row sees nothing of this page
-    for (int j = 0; j < columns; j += VL) Cache<BF16>::put_left(probabilities + j, splat(0.f));
-    room.alpha[row] = room.total[row] = 0.f;
-    return;
-  }
-  const float before = room.maximum[row];
-  const bool whole = first <= 0 && last >= columns;
-  const bool plain = !INT8 && whole && !capped && call.scale > 0.f;  // scaled in the second pass
-  vf highest = splat(plain ? MINUS_INFINITY : before);
-  for (int j = 0; j < columns; j += VL) {
-    vf score = load(scores + j);
-    if (!plain) {
-      score = mul(score, INT8 ? load(room.k_scales + j) : scale);
-      if (capped) score = mul(tanh(score), cap);
-      if (!whole) score = only_lanes(score, first - j, last - j);
-      store(scores + j, score);
-    }
-    highest = max(highest, score);
-  }
-  float maximum = greatest(highest);
-  if (plain) maximum = maximum * call.scale > before ? maximum * call.scale : before;
-  const vf factor = plain ? scale : splat(1.f), shift = splat(-maximum);
-  vf total = splat(0.f);
-  for (int j = 0; j < columns; j += VL) {
-    const vf probability = Cache<BF16>::exp2(fma(load(scores + j), factor, shift));
-    total = add(total, probability);
-    Cache<BF16>::put_left(probabilities + j,
-                          INT8 ? mul(probability, load(room.v_scales + j)) : probability);
-  }
-  room.maximum[row] = maximum;
-  room.alpha[row] = before - maximum;
-  room.total[row] = sum(total);
-}
-
-// What the old sums of each row are worth beside its new maximum.
-template <bool BF16>
-HFX_INLINE void rescale(const Room<BF16>& room, int rows) {
-  for (int row = 0; row < rows; row += VL) {  // the arrays are padded to cache lines
-    const vf alpha = exp2_of_negative(load(room.alpha + row));
-    store(room.alpha + row, alpha);
-    store(room.weight + row, fma(load(room.weight + row), alpha, load(room.total + row)));
-  }
-}
-
-// The last V row of a page with an odd number of keys, its second half zeroed.
-template <bool BF16>
-HFX_INLINE const typename Cache<BF16>::Number* last_row(const Room<BF16>& room,
-                                                        const typename Cache<BF16>::Number* v,
-                                                        int valid, int head_size) {
-  if (Cache<BF16>::STEP == 1 || valid % 2 == 0) return nullptr;
-  const auto* row = v + int64_t(valid / 2) * head_size * 2;
+// The last V row of a page with an odd number of keys, its second half zeroed. A quantised page needs
+// none: any int8 is finite, and its probability is 0.
+template <bool BF16, typename Stored>
+HFX_INLINE const Stored* last_row(const Room<BF16>& room, const Stored* v, int valid,
+                                  int head_size) {
+  if constexpr (sizeof(Stored) != 2) return nullptr;
+  if (valid % 2 == 0) return nullptr;
+  const Stored* row = v + int64_t(valid / 2) * head_size * 2;
   for (int d = 0; d < head_size; d++) {
     room.last_v[2 * d] = row[2 * d];
     room.last_v[2 * d + 1] = 0;
   }
-  return room.last_v;
+  return (const Stored*)room.last_v;
 }
 
 template <bool BF16>
@@ -183,17 +80,6 @@ HFX_INLINE void finish(const AttendCall& call, const WorkItem& item, int32_t hea
   }
 }
 
-// The scales of a page's keys and values, each key's with the factor of all scores.
-template <bool BF16>
-HFX_INLINE void take_scales(const AttendCall& call, int64_t first, int valid, int columns,
-                            const Room<BF16>& room) {
-  for (int j = 0; j < columns; j++) {
-    const int64_t at = call.scale_per_token ? first + j : 0;
-    room.k_scales[j] = j < valid ? call.k_scale[at] * call.scale : 0.f;
-    room.v_scales[j] = j < valid ? call.v_scale[at] : 0.f;
-  }
-}
-
 // Numbers of a quantised page as they're multiplied; their scales come later.
 template <bool BF16>
 HFX_INLINE const typename Cache<BF16>::Number* widen(const int8_t* from, const int8_t* ahead,
@@ -205,14 +91,28 @@ HFX_INLINE const typename Cache<BF16>::Number* widen(const int8_t* from, const i
   return room.page;
 }
 
+// A product with a page of `count` numbers. A quantised one is widened on the way for the rows of one
+// block, ahead of it for more.
+template <bool BF16, bool ADD, typename Stored>
+HFX_INLINE void multiply_page(const Product<BF16, Stored>& p, int rows, int columns, int64_t count,
+                              const Room<BF16>& room) {
+  if constexpr (sizeof(Stored) == 1)
+    if (rows > most_rows<BF16, Stored>()) {
+      const auto* page = widen<BF16>(p.b, p.ahead, count, room);
+      return multiply<BF16, ADD>(Product<BF16>{p.a, p.a_stride, page, p.b_stride, nullptr, nullptr,
+                                               p.c, p.c_stride, p.alpha, p.steps},
+                                 rows, columns);
+    }
+  multiply<BF16, ADD>(p, rows, columns);
+}
+
+HFX_INLINE void fetch_bytes(const void* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch((const char*)from + at, _MM_HINT_T1);
+}
+
 // Fetched of the next V while a row's probabilities are computed: memory is idle then, and a burst of
 // more fetches than it takes in that time stops the core.
-constexpr int64_t FETCH_BYTES = 1024;
-
-HFX_INLINE void fetch_ahead(const void* from) {
-  for (int64_t at = 0; at < FETCH_BYTES; at += 64)
-    _mm_prefetch((const char*)from + at, _MM_HINT_T1);
-}
+constexpr int64_t BYTES_PER_ROW = 1024;
 
 template <bool BF16, bool INT8>
 void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t next_head,
@@ -222,16 +122,16 @@ void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t ne
   constexpr int STEP = Cache<BF16>::STEP;
   const int rows = item.queries * call.group, D = call.head_size, page_tokens = call.page_tokens;
   const Room<BF16> room(scratch, rows, D, page_tokens);
-  const int64_t page_bytes = int64_t(page_tokens) * D * sizeof(Number);
+  const int64_t page_numbers = int64_t(page_tokens) * D;
   const int32_t* pages = call.table + item.sequence * call.table_stride;
   auto offset = [&](int key, int32_t of_head) {
-    return (int64_t(pages[key / page_tokens]) * call.kv_heads + of_head) * page_tokens * D;
+    return (int64_t(pages[key / page_tokens]) * call.kv_heads + of_head) * page_numbers;
   };
   start<BF16>(call, item, head, room);
   for (int key = item.kv_begin; key < item.kv_end; key += page_tokens) {
     const int64_t here = offset(key, head);
-    const Stored* stored_k = (const Stored*)call.k + here;
-    const Stored* stored_v = (const Stored*)call.v + here;
+    const Stored* k = (const Stored*)call.k + here;
+    const Stored* v = (const Stored*)call.v + here;
     const int next = key + page_tokens;
     const bool more = next < item.kv_end;
     const int64_t ahead = more ? offset(next, head) : offset(item.kv_begin, next_head);
@@ -240,33 +140,28 @@ void tile(const AttendCall& call, const WorkItem& item, int32_t head, int32_t ne
     const Stored* next_v = fetch ? (const Stored*)call.v + ahead : nullptr;
     const int valid = smaller(page_tokens, item.kv_end - key);
     const int columns = (valid + VL - 1) / VL * VL;
-    const Number *k, *v, *fetch_k = nullptr, *fetch_v = nullptr;
     if constexpr (INT8) {
       take_scales<BF16>(call, here / D, valid, columns, room);
-      k = widen<BF16>(stored_k, next_k, int64_t(page_tokens) * D, room);
-    } else {
-      k = stored_k;
-      fetch_k = next_k;
-      fetch_v = next_v;
+      if (fetch && call.scale_per_token) {
+        fetch_bytes(call.k_scale + ahead / D, page_tokens * sizeof(float));
+        fetch_bytes(call.v_scale + ahead / D, page_tokens * sizeof(float));
+      }
     }
-    multiply<BF16, false>({room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, fetch_k,
-                           room.scores, page_tokens, nullptr, D / STEP},
-                          rows, columns);
-    for (int row = 0; row < rows; row++) {
-      const int position = item.position + row / call.group - key;
-      const int first = call.window ? larger(0, position - call.window + 1) : 0;
-      const int last = smaller(valid, position + 1);
-      softmax_row<BF16, INT8>(call, room, row, columns, first, last);
-      if (fetch_v && (row + 1) * FETCH_BYTES <= page_bytes)
-        fetch_ahead((const char*)fetch_v + row * FETCH_BYTES);
-    }
+    multiply_page<BF16, false>(
+        Product<BF16, Stored>{room.queries, D, k, int64_t(page_tokens) * STEP, nullptr, next_k,
+                              room.scores, page_tokens, nullptr, D / STEP},
+        rows, columns, page_numbers, room);
+    softmax_page<BF16, INT8>(call, room, rows, item.position - key, valid, columns, [&](int row) {
+      if (fetch && (row + 1) * BYTES_PER_ROW <= page_numbers * int64_t(sizeof(Stored)))
+        fetch_bytes((const char*)next_v + row * BYTES_PER_ROW, BYTES_PER_ROW);
+    });
     rescale<BF16>(room, rows);
-    if constexpr (INT8) v = widen<BF16>(stored_v, next_v, int64_t(valid + valid % STEP) * D, room);
-    else v = stored_v;
-    multiply<BF16, true>({room.probabilities, page_tokens, v, int64_t(D) * STEP,
-                          last_row<BF16>(room, v, valid, D), fetch_v, room.out, D, room.alpha,
-                          valid / STEP},
-                         rows, D);
+    const int steps = INT8 ? (valid + STEP - 1) / STEP : valid / STEP;
+    multiply_page<BF16, true>(
+        Product<BF16, Stored>{room.probabilities, page_tokens, v, int64_t(D) * STEP,
+                              last_row<BF16>(room, v, valid, D), next_v, room.out, D, room.alpha,
+                              steps},
+        rows, D, int64_t(steps) * STEP * D, room);
   }
   finish<BF16>(call, item, head, room);
 }

@@ -27,10 +27,16 @@ struct Cache<false> {
   static constexpr int ROWS = 6, COLUMNS = 2;  // 12 sums, 2 columns, 1 broadcast: 15 of 16
 #endif
   HFX_INLINE Column column(const Number* p) { return load(p); }
+  HFX_INLINE Column column(const int8_t* p) { return load_int8(p); }
   HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return fma(splat(*a), b, sum); }
   HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
+  HFX_INLINE void put_left_two(Left* p, vf a, vf b) {
+    store(p, a);
+    store(p + VL, b);
+  }
   HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 4); }
   HFX_INLINE void put(Number* p, vf x) { store(p, x); }
+  template <bool FINITE>
   HFX_INLINE vf exp2(vf x) { return exp2_of_negative(x); }
 };
 
@@ -40,13 +46,16 @@ struct Cache<true> {
   using Column = vb;
   static constexpr int STEP = 2;
   HFX_INLINE Column column(const Number* p) { return load_pairs(p); }
+  HFX_INLINE Column column(const int8_t* p) { return load_int8_pairs(p); }
   HFX_INLINE void put(Number* p, vf x) { store_bf16(p, x); }
-  HFX_INLINE vf exp2(vf x) { return exp2_of_negative_coarse(x); }
+  template <bool FINITE>
+  HFX_INLINE vf exp2(vf x) { return exp2_of_negative_coarse<FINITE>(x); }
 #if defined(__AVX512BF16__)
   using Left = uint16_t;
   static constexpr int ROWS = 6, COLUMNS = 4;
   HFX_INLINE vf multiply(vf sum, const Left* a, Column b) { return dot_pairs(sum, a, b); }
   HFX_INLINE void put_left(Left* p, vf x) { store_bf16(p, x); }
+  HFX_INLINE void put_left_two(Left* p, vf a, vf b) { store_two_bf16(p, a, b); }
   HFX_INLINE void copy_left(Left* to, const Number* from, int n) { memcpy(to, from, n * 2); }
 #else
   using Left = float;
@@ -59,33 +68,50 @@ struct Cache<true> {
     return fma(splat(a[1]), b.odd, fma(splat(a[0]), b.even, sum));
   }
   HFX_INLINE void put_left(Left* p, vf x) { store(p, x); }
+  HFX_INLINE void put_left_two(Left* p, vf a, vf b) {
+    store(p, a);
+    store(p + VL, b);
+  }
   HFX_INLINE void copy_left(Left* to, const Number* from, int n) {
     for (int i = 0; i < n; i += VL) store(to + i, load_bf16(from + i));
   }
 #endif
 };
 
+// Rows and columns of sums that a block holds in registers. Widening int8 takes as long as the
+// products of four rows, so that where there are registers for it, its blocks are high and narrow.
+template <bool BF16, typename Stored>
+constexpr int most_rows() {
+  return sizeof(Stored) == 1 && VL == 16 ? 8 : Cache<BF16>::ROWS;
+}
+template <bool BF16, typename Stored>
+constexpr int most_columns() {
+  return sizeof(Stored) == 1 ? 2 : Cache<BF16>::COLUMNS;
+}
+
 // One product: C [rows][columns] = (C * alpha +) A [rows][steps * STEP] B [steps][columns * STEP].
-template <bool BF16>
+// B is of the cache's type, or int8 that is widened as it's loaded.
+template <bool BF16, typename Stored = typename Cache<BF16>::Number>
 struct Product {
-  using Number = typename Cache<BF16>::Number;
   using Left = typename Cache<BF16>::Left;
   const Left* a;
   int64_t a_stride;
-  const Number* b;
+  const Stored* b;
   int64_t b_stride;
-  const Number* tail;   // one more step of B that lies elsewhere, or null
-  const Number* ahead;  // B of the next product, fetched to L2 meanwhile, or null
+  const Stored* tail;   // one more step of B that lies elsewhere, or null
+  const Stored* ahead;  // B of the next product, fetched to L2 meanwhile, or null
   float* c;
   int64_t c_stride;
   const float* alpha;  // of each row, or null for 1
   int steps;
 };
 
-template <bool BF16, bool ADD, int ROWS, int COLUMNS>
-HFX_INLINE void block(const Product<BF16>& p, int row, int column,
-                      const typename Cache<BF16>::Number* ahead) {
+template <bool BF16, bool ADD, int ROWS, int COLUMNS, typename Stored>
+HFX_INLINE void block(const Product<BF16, Stored>& p, int row, int column, const char* ahead,
+                      const char* ahead_too) {
   using C = Cache<BF16>;
+  constexpr int WIDTH = COLUMNS * VL * C::STEP * int(sizeof(Stored));  // bytes of a step
+  constexpr int HALF = (WIDTH / 2 + 63) / 64 * 64;
   const auto* a = p.a + row * p.a_stride;
   const auto* b = p.b + column * C::STEP;
   float* c = p.c + row * p.c_stride + column;
@@ -95,7 +121,7 @@ HFX_INLINE void block(const Product<BF16>& p, int row, int column,
     for (int j = 0; j < COLUMNS; j++)
       sums[i][j] = ADD ? mul(load(c + i * p.c_stride + j * VL), alpha) : alpha;
   }
-  auto step = [&](const typename C::Left* left, const typename C::Number* right)
+  auto step = [&](const typename C::Left* left, const Stored* right)
       __attribute__((always_inline)) {
     typename C::Column columns[COLUMNS];
     for (int j = 0; j < COLUMNS; j++) columns[j] = C::column(right + j * VL * C::STEP);
@@ -105,39 +131,48 @@ HFX_INLINE void block(const Product<BF16>& p, int row, int column,
   };
   for (int k = 0; k < p.steps; k++) {
     step(a + k * C::STEP, b + k * p.b_stride);
+    const int64_t at = k * p.b_stride * int64_t(sizeof(Stored));
     if (ahead)
-      for (int byte = 0; byte < COLUMNS * VL * 4; byte += 64)
-        _mm_prefetch((const char*)(ahead + column * C::STEP + k * p.b_stride) + byte, _MM_HINT_T1);
+      for (int byte = 0; byte < HALF; byte += 64) _mm_prefetch(ahead + at + byte, _MM_HINT_T1);
+    if (ahead_too)
+      for (int byte = HALF; byte < WIDTH; byte += 64)
+        _mm_prefetch(ahead_too + at + byte, _MM_HINT_T1);
   }
   if (p.tail) step(a + p.steps * C::STEP, p.tail + column * C::STEP);
   for (int i = 0; i < ROWS; i++)
     for (int j = 0; j < COLUMNS; j++) store(c + i * p.c_stride + j * VL, sums[i][j]);
 }
 
-template <bool BF16, bool ADD, int COLUMNS>
-HFX_INLINE void column_block(const Product<BF16>& p, int rows, int column) {
-  constexpr int MOST = Cache<BF16>::ROWS;
+template <bool BF16, bool ADD, int COLUMNS, typename Stored>
+HFX_INLINE void column_block(const Product<BF16, Stored>& p, int rows, int column) {
+  constexpr int MOST = most_rows<BF16, Stored>();
   // balanced: 8 rows are 4 + 4, not 6 + 2, because a small block waits for its loads
   int blocks = (rows + MOST - 1) / MOST;
+  // the first two blocks fetch a half each of what lies ahead: a burst of it stops the core
+  const auto* low = p.ahead ? (const char*)(p.ahead + column * Cache<BF16>::STEP) : nullptr;
+  const auto* high = blocks == 1 ? low : nullptr;
   for (int row = 0; row < rows; blocks--) {
     const int count = (rows - row + blocks - 1) / blocks;
-    const auto* ahead = row ? nullptr : p.ahead;
     switch (count) {
-      case 6: if constexpr (MOST > 5) block<BF16, ADD, 6, COLUMNS>(p, row, column, ahead); break;
-      case 5: if constexpr (MOST > 4) block<BF16, ADD, 5, COLUMNS>(p, row, column, ahead); break;
-      case 4: block<BF16, ADD, 4, COLUMNS>(p, row, column, ahead); break;
-      case 3: block<BF16, ADD, 3, COLUMNS>(p, row, column, ahead); break;
-      case 2: block<BF16, ADD, 2, COLUMNS>(p, row, column, ahead); break;
-      default: block<BF16, ADD, 1, COLUMNS>(p, row, column, ahead);
+      case 8: if constexpr (MOST > 7) block<BF16, ADD, 8, COLUMNS>(p, row, column, low, high); break;
+      case 7: if constexpr (MOST > 6) block<BF16, ADD, 7, COLUMNS>(p, row, column, low, high); break;
+      case 6: if constexpr (MOST > 5) block<BF16, ADD, 6, COLUMNS>(p, row, column, low, high); break;
+      case 5: if constexpr (MOST > 4) block<BF16, ADD, 5, COLUMNS>(p, row, column, low, high); break;
+      case 4: block<BF16, ADD, 4, COLUMNS>(p, row, column, low, high); break;
+      case 3: block<BF16, ADD, 3, COLUMNS>(p, row, column, low, high); break;
+      case 2: block<BF16, ADD, 2, COLUMNS>(p, row, column, low, high); break;
+      default: block<BF16, ADD, 1, COLUMNS>(p, row, column, low, high);
     }
     row += count;
+    high = low;
+    low = nullptr;
   }
 }
 
-template <bool BF16, bool ADD>
-void multiply_vectors(const Product<BF16>& p, int rows, int begin, int columns) {
+template <bool BF16, bool ADD, typename Stored>
+void multiply_vectors(const Product<BF16, Stored>& p, int rows, int begin, int columns) {
   int column = begin;
-  if constexpr (Cache<BF16>::COLUMNS == 4)
+  if constexpr (most_columns<BF16, Stored>() == 4)
     for (; column + 4 * VL <= columns; column += 4 * VL)
       column_block<BF16, ADD, 4>(p, rows, column);
   for (; column + 2 * VL <= columns; column += 2 * VL) column_block<BF16, ADD, 2>(p, rows, column);
@@ -180,10 +215,10 @@ void multiply_tiles(const Product<true>& p, int rows, int columns) {
 }
 #endif
 
-template <bool BF16, bool ADD>
-void multiply(const Product<BF16>& p, int rows, int columns) {
+template <bool BF16, bool ADD, typename Stored>
+void multiply(const Product<BF16, Stored>& p, int rows, int columns) {
 #if defined(HFX_TILES)
-  if constexpr (BF16)
+  if constexpr (BF16 && sizeof(Stored) == 2)
     if (rows >= PAIRED && columns >= PAIRED && p.steps >= TILE)
       return multiply_tiles<ADD>(p, rows, columns);
 #endif

@@ -43,7 +43,25 @@ HFX_INLINE vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
 HFX_INLINE vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
 HFX_INLINE float sum(vf a) { return _mm512_reduce_add_ps(a); }
 HFX_INLINE float greatest(vf a) { return _mm512_reduce_max_ps(a); }
+// The greatest lane, or the sum of lanes, of each of four vectors: cheaper than one by one.
+HFX_INLINE void greatest_of_four(const vf* x, float* to) {
+  const vf ab = max(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  const vf cd = max(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  const vf all = max(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+HFX_INLINE void sum_of_four(const vf* x, float* to) {
+  const vf ab = add(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  const vf cd = add(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  const vf all = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 HFX_INLINE vf round_to_int(vf a) { return _mm512_roundscale_ps(a, 0x08); }
+HFX_INLINE vf scale_finite_by_power(vf mantissa, vf power, vf) {
+  return _mm512_scalef_ps(mantissa, power);
+}
 HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -126
   const __mmask16 normal = _mm512_cmp_ps_mask(x, splat(-126.f), _CMP_GE_OQ);
   return _mm512_maskz_scalef_ps(normal, mantissa, power);
@@ -86,10 +104,23 @@ HFX_INLINE vb load_pairs(const uint16_t* p) {
   asm("" : "+v"(pairs));  // or gcc 12 loads them anew for every row that they multiply
   return (vb)pairs;
 }
+HFX_INLINE vb load_int8_pairs(const int8_t* p) {  // exact: bf16 has eight bits
+  __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(load_int8(p + VL), load_int8(p));
+  asm("" : "+v"(pairs));
+  return (vb)pairs;
+}
+HFX_INLINE void store_two_bf16(uint16_t* p, vf a, vf b) {
+  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
 #else
 struct vb {
   vf even, odd;
 };
+HFX_INLINE vb load_int8_pairs(const int8_t* p) {
+  const __m512i word = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  const __m512i even = _mm512_srai_epi32(_mm512_slli_epi32(word, 24), 24);
+  return {_mm512_cvtepi32_ps(even), _mm512_cvtepi32_ps(_mm512_srai_epi32(word, 8))};
+}
 HFX_INLINE vb load_pairs(const uint16_t* p) {
   const __m512i word = _mm512_loadu_si512(p);
   return {_mm512_castsi512_ps(_mm512_slli_epi32(word, 16)),
@@ -120,11 +151,26 @@ HFX_INLINE float greatest(vf a) {
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
+HFX_INLINE void greatest_of_four(const vf* x, float* to) {
+  const vf ab = max(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+  const vf cd = max(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+  const vf all = max(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(to, _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
+HFX_INLINE void sum_of_four(const vf* x, float* to) {
+  const vf ab = add(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+  const vf cd = add(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+  const vf all = add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 HFX_INLINE vf round_to_int(vf a) { return _mm256_round_ps(a, 0x08); }
 HFX_INLINE vf scale_by_power(vf mantissa, vf power, vf x) {  // 0 unless x >= -126
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
   const vf scaled = mul(mantissa, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
   return _mm256_and_ps(scaled, _mm256_cmp_ps(x, splat(-126.f), _CMP_GE_OQ));
+}
+HFX_INLINE vf scale_finite_by_power(vf mantissa, vf power, vf x) {
+  return scale_by_power(mantissa, power, x);
 }
 
 HFX_INLINE vf with_sign_of(vf sign, vf magnitude) {
@@ -161,6 +207,11 @@ HFX_INLINE void store_bf16(uint16_t* p, vf a) {
 struct vb {
   vf even, odd;
 };
+HFX_INLINE vb load_int8_pairs(const int8_t* p) {
+  const __m256i word = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p));
+  const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(word, 24), 24);
+  return {_mm256_cvtepi32_ps(even), _mm256_cvtepi32_ps(_mm256_srai_epi32(word, 8))};
+}
 HFX_INLINE vb load_pairs(const uint16_t* p) {
   const __m256i word = _mm256_loadu_si256((const __m256i*)p);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(word, 16)),
@@ -194,7 +245,9 @@ HFX_INLINE vf exp2_of_negative(vf x) {
   return scale_by_power(p, power, x);
 }
 
-// The same with a relative error of 1e-4, a twentieth of what rounding to bf16 loses.
+// The same with a relative error of 1e-4, a twentieth of what rounding to bf16 loses. Of FINITE x only,
+// it need not be 0 below -126.
+template <bool FINITE>
 HFX_INLINE vf exp2_of_negative_coarse(vf x) {
   const vf power = round_to_int(x);
   const vf f = sub(x, power);
@@ -202,7 +255,7 @@ HFX_INLINE vf exp2_of_negative_coarse(vf x) {
   p = fma(p, f, splat(2.4221038e-1f));
   p = fma(p, f, splat(6.9328290e-1f));
   p = fma(p, f, splat(1.f));
-  return scale_by_power(p, power, x);
+  return FINITE ? scale_finite_by_power(p, power, x) : scale_by_power(p, power, x);
 }
 
 // tanh, by 2^y - 1 without cancellation: 2^n (2^f - 1) + (2^n - 1), f in [-1/2, 1/2]. NaN isn't kept.

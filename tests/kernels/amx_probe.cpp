@@ -27,8 +27,9 @@ int check(int rows, int columns, int steps, bool has_tail) {
   for (auto* numbers : {&c, &alpha})
     for (auto& x : *numbers) x = float_of(some());
   const std::vector<float> before = c;
-  multiply<true, ADD>({a.data(), a_stride, b.data(), b_stride, has_tail ? tail.data() : nullptr,
-                       nullptr, c.data(), c_stride, ADD ? alpha.data() : nullptr, steps},
+  multiply<true, ADD>(Product<true>{a.data(), a_stride, b.data(), b_stride,
+                                    has_tail ? tail.data() : nullptr,
+                                    nullptr, c.data(), c_stride, ADD ? alpha.data() : nullptr, steps},
                       rows, columns);
   int wrong = 0;
   for (int row = 0; row < rows; row++)
