@@ -6,7 +6,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
-#include <optional>
 #include <vector>
 
 #include "cache.hpp"
@@ -14,6 +13,7 @@
 #include "pointwise.hpp"
 #include "probe.hpp"
 #include "queue.hpp"
+#include "unlocked.hpp"
 
 namespace nb = nanobind;
 
@@ -21,6 +21,7 @@ void bind_linear(nb::module_& m);
 
 namespace {
 
+using hfx::Unlocked;
 using Address = uintptr_t;
 template <typename Number, int DIMENSIONS>
 using Array = nb::ndarray<const Number, nb::ndim<DIMENSIONS>, nb::c_contig, nb::device::cpu>;
@@ -28,17 +29,6 @@ using Array = nb::ndarray<const Number, nb::ndim<DIMENSIONS>, nb::c_contig, nb::
 constexpr int64_t RELEASE_NUMBERS = 4 * hfx::PARALLEL_NUMBERS;
 constexpr float LOG2_E = 1.44269504f;
 constexpr int64_t RELEASE_COST = 2 * 1000 * 1000;
-
-// Lets other Python threads run during a call that is long enough to be worth it.
-class Unlocked {
- public:
-  explicit Unlocked(bool worth_it) {
-    if (worth_it) released_.emplace();
-  }
-
- private:
-  std::optional<nb::gil_scoped_release> released_;
-};
 
 template <typename Function>
 Function choose(int level, Function avx2, Function avx512, Function avx512bf16) {
@@ -187,6 +177,7 @@ void rope_kv_write(Address q, int64_t q_stride, int query_heads, Address k, int6
 
 NB_MODULE(_cpu, m) {
   m.doc() = "Kernels of the back end \"cpu\"; `hfx.kernels` is the door to them.";
+  nb::set_leak_warnings(false);  // what a daemon thread holds when the interpreter ends is no leak
   m.def("cpu_level", [] { return int(hfx::cpu_level()); });
   m.def(
       "read_all",

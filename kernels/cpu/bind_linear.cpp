@@ -8,6 +8,7 @@
 #include "cpu_level.hpp"
 #include "linear.hpp"
 #include "queue.hpp"
+#include "unlocked.hpp"
 
 namespace nb = nanobind;
 using hfx::Epilogue;
@@ -49,7 +50,7 @@ void pack_panel(const Number* weight, int64_t stride, Number* panels, int64_t pa
 
 void pack_linear(uintptr_t weight, int64_t stride, uintptr_t panels, int64_t N, int64_t K,
                  bool bf16, int epilogue, int threads) {
-  nb::gil_scoped_release unlocked;
+  const hfx::Unlocked unlocked(true);
   const int64_t count = (N + PANEL - 1) / PANEL;
   const auto kind = Epilogue(epilogue);
   hfx::share(threads, count, [&](int64_t panel) {
@@ -91,7 +92,7 @@ const float* widened(const uint16_t* x, int64_t stride, int64_t rows, int64_t in
 void linear(uintptr_t x, int64_t x_stride, int64_t M, uintptr_t panels, int64_t N, int64_t K,
             uintptr_t bias, uintptr_t y, int64_t y_stride, bool bf16, bool y_fp32, int epilogue,
             int level, int threads) {
-  nb::gil_scoped_release unlocked;
+  const hfx::Unlocked unlocked(true);
   LinearCall call{(const void*)x, (const void*)panels, (const float*)bias, (void*)y, x_stride,
                   y_stride, M, K, N, bf16, y_fp32, Epilogue(epilogue), threads};
   if (bf16 && level == hfx::avx2) {

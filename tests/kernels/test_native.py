@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "kernels" / "cpu").glob("*_impl.hpp"))
-FLAGS = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
+FLAGS = ["-fno-exceptions", *AVX512]
 
 
 def test_the_stub_is_what_the_extension_says(tmp_path):
@@ -40,3 +41,41 @@ def test_an_instruction_sets_object_shares_no_symbol_with_another(source, tmp_pa
     defined = [line for line in symbols.stdout.splitlines() if re.search(r" [TWVuBD] ", line)]
     assert defined
     assert [line for line in defined if " hfx_probe::" not in line] == []
+
+
+END_WHILE_COMPUTING = """
+import threading
+import numpy as np
+import torch
+from hfx.kernels import AttentionSpec, RaggedBatch, select
+spec = AttentionSpec(8, 2, 128, 64, torch.bfloat16)
+operators = select("cpu")
+batch = RaggedBatch(np.array([0, 512]), np.array([2048]), np.arange(32)[None], 64)
+cache = operators.allocate_cache(spec, 32)
+cache.k.zero_(), cache.v.zero_()
+work, q_TNH = operators.plan(spec, batch), torch.zeros(512, 8, 128, dtype=torch.bfloat16)
+weights = operators.pack_linear(torch.zeros(3072, 576, dtype=torch.bfloat16))
+x_TI = torch.zeros(512, 576, dtype=torch.bfloat16)
+out, y_TO = torch.empty_like(q_TNH), torch.empty(512, 3072, dtype=torch.bfloat16)
+started = threading.Event()
+def compute():
+    while True:
+        {call}
+        started.set()
+threading.Thread(target=compute, daemon=True).start()
+assert started.wait(60)
+raise SystemExit("the end")
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["operators.attend(q_TNH, cache, work, out)", "operators.linear(x_TI, weights, y_TO)"]
+)
+def test_the_interpreter_may_end_while_a_daemon_thread_is_in_a_kernel(call):
+    program = END_WHILE_COMPUTING.replace("{call}", call)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+
+    assert (done.returncode, done.stderr) == (1, "the end\n")
