@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 SOURCES := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
 
 ASCEND := .venv-ascend
+VLLM := .venv-vllm
+LLAMA := .venv-llama
 
-.PHONY: install serve test test-all ascend lint format bench clean
+.PHONY: install serve test test-all ascend peers lint format bench clean
 
 install: $(STAMP)
 
@@ -36,6 +38,20 @@ $(ASCEND)/.installed: requirements/ascend.txt
 	$(ASCEND)/bin/python -m pip install --quiet --requirement requirements/ascend.txt
 	touch $@
 
+# Other servers to measure beside ours, each in an environment of its own.
+peers: $(VLLM)/.installed $(LLAMA)/.installed
+
+$(VLLM)/.installed: requirements/peer-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --requirement requirements/peer-vllm.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(LLAMA)/.installed: requirements/peer-llama.txt
+	test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet --requirement requirements/peer-llama.txt
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,4 +66,4 @@ bench: install
 	$(BIN)/python -m benchmarks.serve $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(ASCEND) build dist *.egg-info kernels/*.so hfx/kernels hfx/scheduler hfx/scaler
+	rm -rf $(VENV) $(ASCEND) $(VLLM) $(LLAMA) build dist *.egg-info kernels/*.so hfx/kernels hfx/scheduler hfx/scaler

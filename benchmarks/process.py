@@ -6,8 +6,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -37,12 +37,21 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(command: Sequence[str], port: int) -> Iterator[ServerProcess]:
-    """Run a server for the time of a `with` block and end it with all of its children."""
+def serving(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """Run a server for the time of a `with` block and end it with all of its children.
+
+    `environment` is added to this process's own.
+    """
     with tempfile.TemporaryFile() as log:
         started_s = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         try:
             yield ServerProcess(process, f"http://127.0.0.1:{port}", started_s, log)
@@ -62,8 +71,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # children that outlived it
 
 
 def _family(pid: int) -> list[int]:

@@ -1,0 +1,118 @@
+"""A long prompt among streaming chats: what its prefill does to the gaps between their tokens.
+
+The chats stream alone first and then once more with the long prompt among them, the same lengths in
+both runs. Gaps grow with the chats' contexts by themselves, so those while the prompt is prefilled
+are compared with the gaps at the same places of the same chats without it; those just before
+it came are told beside.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from hfx.bench.attainment import Targets
+from hfx.bench.client import Target, send
+from hfx.bench.load import run_load
+from hfx.bench.outcome import Outcome
+from hfx.bench.traces import Row
+from hfx.bench.workload import Prompt, TokenPool, trace_prompts
+
+CHATS, CHAT_IN = 16, 128
+LONG_TOKENS, LONG_TTFT_S = 6000, 60.0
+BEFORE_S = 8.0  # the chats stream so long before the prompt comes
+CHAT_TPOT = 1.25  # of a chat's promised TPOT over its own, 16 at once
+CHAT_OUT = {"hfx": 1200, "fcfs": 400}  # enough to stream until the prompt is done
+PROBE_OUT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The time between two tokens of one chat: when it ended, and after how many tokens."""
+
+    end_s: float
+    place: int
+    took_s: float
+
+
+def gaps(outcome: Outcome) -> list[Gap]:
+    ends_s = accumulate(outcome.itls_s, initial=outcome.start_s + outcome.ttft_s)
+    next(ends_s)
+    return [
+        Gap(end_s, place, took_s)
+        for place, (end_s, took_s) in enumerate(zip(ends_s, outcome.itls_s, strict=False))
+    ]
+
+
+def p99_s(found: Sequence[Gap]) -> float:
+    return float(np.percentile([gap.took_s for gap in found], 99))
+
+
+def compared(alone: Sequence[Outcome], among: Sequence[Outcome], long: Outcome) -> dict[str, Any]:
+    """p99 gaps during the prefill, at the same places without it, and before it."""
+    began_s, ended_s = long.start_s, long.start_s + long.ttft_s
+    during, before, same = [], [], []
+    for with_it, without in zip(among, alone, strict=True):
+        mine = gaps(with_it)
+        inside = [gap for gap in mine if began_s < gap.end_s <= ended_s]
+        during += inside
+        before += [gap for gap in mine if gap.end_s <= began_s and gap.place >= WARM_PLACES]
+        places = {gap.place for gap in inside}
+        same += [gap for gap in gaps(without) if gap.place in places]
+    if not (during and before and same):
+        raise RuntimeError("the chats ended before the long prompt was done: raise CHAT_OUT")
+    return {
+        "ratio": p99_s(during) / p99_s(same),
+        "ratio_to_before": p99_s(during) / p99_s(before),
+        "p99_itl_ms_during": p99_s(during) * 1e3,
+        "p99_itl_ms_without": p99_s(same) * 1e3,
+        "p99_itl_ms_before": p99_s(before) * 1e3,
+        "long_ttft_s": long.ttft_s,
+        "gaps": len(during),
+        "streaming": sum(o.start_s + o.latency_s > ended_s for o in among),
+    }
+
+
+WARM_PLACES = 10  # the first gaps hold the other chats' prompts
+
+
+async def measure(
+    session: aiohttp.ClientSession, target: Target, pool: TokenPool, policy: str
+) -> dict[str, Any]:
+    """Both runs on one server; what `compared` says of them."""
+    rng = np.random.default_rng(5)
+    rows = [Row(None, CHAT_IN, PROBE_OUT)] * CHATS
+    probe = (await run_load(session, target, _plain(rng, rows, pool))).outcomes
+    places = [gap.took_s for o in probe for gap in gaps(o) if gap.place >= WARM_PLACES]
+    tpot_s = round(CHAT_TPOT * float(np.mean(places)), 4)
+
+    rows = [Row(None, CHAT_IN, CHAT_OUT.get(policy, CHAT_OUT["hfx"]))] * CHATS
+    promised = Targets(ttft_s=10.0, tpot_s=tpot_s)
+    alone = (await run_load(session, target, _promised(_plain(rng, rows, pool), promised))).outcomes
+    (long,) = _promised(_plain(rng, [Row(None, LONG_TOKENS, 8)], pool), Targets(ttft_s=LONG_TTFT_S))
+    chats = _promised(_plain(rng, rows, pool), promised)
+    streaming = asyncio.create_task(run_load(session, target, chats))
+    await asyncio.sleep(BEFORE_S)
+    outcome = await send(session, target, long)
+    among = (await streaming).outcomes
+    if failed := next((o.error for o in (*alone, *among, outcome) if not o.success), ""):
+        raise RuntimeError(f"a request failed: {failed}")
+    found = compared(alone, among, outcome)
+    return found | {"chat_tpot_ms": tpot_s * 1e3, "chat_joint": _kept(chats, among)}
+
+
+def _plain(rng: np.random.Generator, rows: Sequence[Row], pool: TokenPool) -> list[Prompt]:
+    return trace_prompts(rng, rows, pool, as_text=False)
+
+
+def _promised(prompts: Sequence[Prompt], targets: Targets) -> list[Prompt]:
+    return [replace(p, targets=targets, body={"slo": targets.slo}) for p in prompts]
+
+
+def _kept(prompts: Sequence[Prompt], outcomes: Sequence[Outcome]) -> float:
+    pairs = zip(prompts, outcomes, strict=True)
+    return sum(prompt.targets.are_kept(outcome) for prompt, outcome in pairs) / len(prompts)
