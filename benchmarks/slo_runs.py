@@ -129,13 +129,14 @@ async def run(
     prompts = workload.sent_to(policy)
     hopeless = asyncio.Event()
     hits: list[bool] = []
+    counted = sum(at_s >= WARM_S for at_s in workload.arrivals_s)
     with Progress(prompts, title=title, is_shown=True) as progress:
 
         def done(i: int, outcome: Outcome) -> None:
             progress.done(i, outcome)
             if workload.arrivals_s[i] >= WARM_S:
                 hits.append(prompts[i].targets.are_kept(outcome))
-            if goal is not None and cannot_reach(Share(sum(hits), len(hits)), goal):
+            if goal is not None and cannot_reach(Share(sum(hits), len(hits)), goal, counted):
                 hopeless.set()
 
         measured = await run_load(

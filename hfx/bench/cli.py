@@ -149,7 +149,7 @@ async def _trial(
             progress.done(i, outcome)
             if not warm[i]:
                 kept.append(plan.prompts[i].targets.are_kept(outcome))
-            if cannot_reach(Share(sum(kept), len(kept)), options.find_rate):
+            if cannot_reach(Share(sum(kept), len(kept)), options.find_rate, len(warm) - sum(warm)):
                 hopeless.set()
 
         await run_load(

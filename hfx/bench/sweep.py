@@ -48,9 +48,14 @@ class Found:
 Measure = Callable[[float, int], Awaitable[tuple[Share, bool]]]
 
 
-def cannot_reach(kept: Share, goal: float) -> bool:
-    """Whether a running trial may be given up: the goal lies above its 99 % interval."""
-    return kept.total >= STOP_AFTER and kept.interval_at(STOP_Z)[1] < goal
+def cannot_reach(kept: Share, goal: float, requests: int) -> bool:
+    """Whether a running trial of so many requests may be given up.
+
+    Its 99 % interval must lie below the goal, and the goal be out of reach even if all that is
+    still to come were kept: requests come in bursts, so that the first ones alone mislead.
+    """
+    is_low = kept.total >= STOP_AFTER and kept.interval_at(STOP_Z)[1] < goal
+    return is_low and kept.hits + requests - kept.total < goal * requests
 
 
 async def highest_rate(

@@ -58,10 +58,15 @@ def test_a_trial_that_was_given_up_fails_whatever_its_share():
 
 
 def test_a_running_trial_is_given_up_only_when_the_goal_is_out_of_reach():
-    assert not cannot_reach(Share(0, 19), 0.9)
-    assert cannot_reach(Share(0, 20), 0.9)
-    assert not cannot_reach(Share(85, 100), 0.9)
-    assert cannot_reach(Share(70, 100), 0.9)
+    assert not cannot_reach(Share(0, 19), 0.9, 100)
+    assert cannot_reach(Share(0, 20), 0.9, 100)
+    assert not cannot_reach(Share(85, 100), 0.9, 100)
+    assert cannot_reach(Share(70, 100), 0.9, 100)
+
+
+def test_a_bad_beginning_that_the_rest_can_mend_does_not_end_a_trial():
+    assert not cannot_reach(Share(10, 20), 0.9, 100)
+    assert cannot_reach(Share(9, 20), 0.9, 100)
 
 
 @pytest.mark.parametrize(
