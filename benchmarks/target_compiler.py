@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,27 @@ CORES = {
 }
 SHARED_PER_PROGRAM = KIB  # what CUDA itself takes of every program's shared memory
 SIMDS = 4  # of a CU
+# What a kernel is fast by: tensor cores (of Hopper and Blackwell, of others, of AMD), and loads
+# that don't pass through registers (of tiles by descriptor, of single pieces).
+INSTRUCTIONS = re.compile(r"\b(HGMMA|UTCHMMA|HMMA|v_mfma|UTMALDG|LDGSTS)")
+# Triton's ring of shared buffers that a loop's loads fill ahead: buffers, rows, columns, bits.
+RING = re.compile(r"local_alloc : \(\) -> !ttg\.memdesc<(\d+)x(\d+)x(\d+)x[bfi]+(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Of one program: registers a thread, spilled and shared bytes; programs a core, assembly."""
+    """Of one program: registers a thread, spilled and shared bytes; programs that a core holds.
+
+    `instructions` says how often each of `INSTRUCTIONS` is there, `rings` holds (buffers, bytes of
+    one) of everything that is loaded ahead.
+    """
 
     registers: int
     spill_bytes: int
     shared_bytes: int
     ctas_per_sm: int
-    assembly: str
+    instructions: Counter[str]
+    rings: tuple[tuple[int, int], ...]
 
 
 def compiled(
@@ -111,7 +122,9 @@ def _nvidia(built: Any, core: Core, warps: int) -> Resources:
         core.threads // (32 * warps),
         core.programs,
     )
-    return Resources(registers, spill_bytes, shared_bytes, ctas, assembly)
+    return Resources(
+        registers, spill_bytes, shared_bytes, ctas, _instructions(assembly), _rings(built)
+    )
 
 
 def _amd(built: Any, core: Core, warps: int) -> Resources:
@@ -130,8 +143,18 @@ def _amd(built: Any, core: Core, warps: int) -> Resources:
         number(r"\.private_segment_fixed_size:\s*(\d+)"),
         shared_bytes,
         ctas,
-        assembly,
+        _instructions(assembly),
+        _rings(built),
     )
+
+
+def _instructions(assembly: str) -> Counter[str]:
+    return Counter(INSTRUCTIONS.findall(assembly))
+
+
+def _rings(built: Any) -> tuple[tuple[int, int], ...]:
+    found = (map(int, numbers) for numbers in RING.findall(built.asm["ttgir"]))
+    return tuple((buffers, rows * columns * bits // 8) for buffers, rows, columns, bits in found)
 
 
 def _dumped(file: str, what: str) -> str:

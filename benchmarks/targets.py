@@ -33,13 +33,16 @@ from .record import print_rows
 from .target_compiler import CORES, Resources, compiled
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950")
+SMALLER = ("sm_86", "sm_89")  # sm_80's instructions and less shared memory: attention alone
 ALLOWANCES = Path(__file__).with_name("targets.json")
 COLUMNS = (
     "kernel", "target", "registers", "spill_bytes", "shared_bytes", "ctas_per_sm", "ub_bytes",
-    "reason", "ok",
+    "reason", "ok", "instructions", "bytes_in_flight",
 )  # fmt: skip
 PAGE, GROUP, KV_HEADS = 64, 4, 8
 DECODE_BYTES_IN_FLIGHT = 64 * 1024  # of an sm_90 SM: its bandwidth times the latency of memory
+TENSOR_CORES = {"sm_90": "HGMMA", "sm_100": "UTCHMMA"}  # those that a warp group drives
+TENSOR_CORE_ROWS = 64  # the least that they take: smaller tiles run on HMMA
 TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -72,8 +75,14 @@ class Case:
 def cases() -> Iterator[Case]:
     """Everything that serving launches, for every target."""
     for target in TARGETS:
-        yield from _attention_cases(target)
+        yield from _plain_cases(target)
+        yield from _feature_cases(target)
         yield from _small_cases(target)
+    for target in SMALLER:
+        yield from _plain_cases(target)
+    for size in (64, 256):
+        spec = _spec(size, cache_dtype=torch.float8_e4m3fn)
+        yield _attention(f"decode D{size} float8", "sm_90", "decode", spec)
 
 
 def ci_cases() -> list[Case]:
@@ -82,27 +91,33 @@ def ci_cases() -> list[Case]:
     chosen |= {("sm_90", name) for name in ("decode D128 float8", "decode D128 page 16")}
     chosen |= {("sm_100", "decode D128"), ("sm_80", "prompt D128 window cap sinks")}
     chosen |= {("gfx942", "rope_kv_write"), ("gfx942", "reduce"), ("sm_80", "sample")}
-    chosen |= {(target, "mixed D128") for target in TARGETS}
+    chosen |= {(target, "mixed D128") for target in (*TARGETS, *SMALLER)}
+    chosen |= {("sm_86", "prompt D128"), ("sm_89", "decode D128")}
     return [case for case in cases() if (case.target, case.name) in chosen]
 
 
-def _attention_cases(target: str) -> Iterator[Case]:
-    def spec(size: int = 128, page: int = PAGE, **more: Any) -> AttentionSpec:
-        dtype = more.pop("dtype", torch.bfloat16)
-        return AttentionSpec(GROUP * KV_HEADS, KV_HEADS, size, page, dtype, **more)
+def _spec(size: int = 128, page: int = PAGE, **more: Any) -> AttentionSpec:
+    dtype = more.pop("dtype", torch.bfloat16)
+    return AttentionSpec(GROUP * KV_HEADS, KV_HEADS, size, page, dtype, **more)
 
+
+def _plain_cases(target: str) -> Iterator[Case]:
+    """Each specialisation of each size, and a cache of 8 bits."""
     for size in (64, 128, 256):
         for kind in KINDS:
-            yield _attention(f"{kind} D{size}", target, kind, spec(size))
-    features = spec(window=1024, softcap=30.0, sinks=True)
+            yield _attention(f"{kind} D{size}", target, kind, _spec(size))
+    eight = torch.int8 if target in ("sm_80", "sm_86") else torch.float8_e4m3fn
+    name = str(eight).removeprefix("torch.").removesuffix("_e4m3fn")
+    yield _attention(f"decode D128 {name}", target, "decode", _spec(cache_dtype=eight))
+
+
+def _feature_cases(target: str) -> Iterator[Case]:
+    features = _spec(window=1024, softcap=30.0, sinks=True)
     yield _attention("prompt D128 window cap sinks", target, "prompt", features)
     yield _attention("decode D128 window cap sinks", target, "decode", features)
-    yield _attention("decode D128 page 16", target, "decode", spec(page=16))
-    yield _attention("decode D80", target, "decode", spec(80))
-    yield _attention("mixed D128 float32", target, "mixed", spec(dtype=torch.float32))
-    eight = torch.int8 if target == "sm_80" else torch.float8_e4m3fn
-    name = str(eight).removeprefix("torch.").removesuffix("_e4m3fn")
-    yield _attention(f"decode D128 {name}", target, "decode", spec(cache_dtype=eight))
+    yield _attention("decode D128 page 16", target, "decode", _spec(page=16))
+    yield _attention("decode D80", target, "decode", _spec(80))
+    yield _attention("mixed D128 float32", target, "mixed", _spec(dtype=torch.float32))
 
 
 def _attention(name: str, target: str, kind: Kind, spec: AttentionSpec) -> Case:
@@ -186,16 +201,18 @@ def row_of(case: Case) -> dict[str, object]:
 
 
 def _row(case: Case, found: Resources | None, reason: str | None, *, ok: bool) -> dict[str, object]:
-    numbers = [None] * 4
+    row: dict[str, object] = dict.fromkeys(COLUMNS)
+    row |= {"kernel": case.name, "target": case.target, "reason": reason, "ok": ok}
     if found is not None:
-        numbers = [
-            found.registers,
-            found.spill_bytes,
-            found.shared_bytes,
-            found.ctas_per_sm,
-        ]
-    values = (case.name, case.target, *numbers, None, reason, ok)
-    return dict(zip(COLUMNS, values, strict=True))
+        row |= {
+            "registers": found.registers,
+            "spill_bytes": found.spill_bytes,
+            "shared_bytes": found.shared_bytes,
+            "ctas_per_sm": found.ctas_per_sm,
+            "instructions": " ".join(sorted(found.instructions)) or None,
+            "bytes_in_flight": _bytes_in_flight(case, found),
+        }
+    return row
 
 
 def _objection(case: Case, found: Resources) -> str | None:
@@ -204,21 +221,19 @@ def _objection(case: Case, found: Resources) -> str | None:
     if found.spill_bytes > allowed:
         return f"spills: {allowed} bytes are allowed"
     if found.spill_bytes < allowed:
-        return f"an allowance of {allowed} bytes is more than it needs"
+        return f"{allowed} bytes of spills are allowed: tighten it to {found.spill_bytes}"
     if found.shared_bytes > CORES[case.target].program_shared_bytes:
         return f"a program has {CORES[case.target].program_shared_bytes} shared bytes"
-    missing = [name for name in _expected(case) if name not in found.assembly]
+    missing = [name for name in _expected(case) if name not in found.instructions]
     if missing:
         return f"has no {', '.join(missing)}"
-    if case.launch is None or case.spec is None:
+    if case.launch is None:
         return None
     if found.ctas_per_sm < case.launch.programs_per_core:
         return f"{case.launch.programs_per_core} programs are launched a core"
-    if case.target == "sm_90" and not case.launch.large_rows:
-        pipelined = min(_pipelined_bytes(case.spec, case.launch), found.shared_bytes)
-        bytes_in_flight = case.launch.programs_per_core * pipelined
-        if bytes_in_flight < DECODE_BYTES_IN_FLIGHT:
-            return f"keeps {bytes_in_flight} bytes in flight of {DECODE_BYTES_IN_FLIGHT}"
+    in_flight = _bytes_in_flight(case, found)
+    if case.target == "sm_90" and in_flight is not None and in_flight < DECODE_BYTES_IN_FLIGHT:
+        return f"keeps {in_flight} bytes in flight of {DECODE_BYTES_IN_FLIGHT}"
     return None
 
 
@@ -228,21 +243,30 @@ def _expected(case: Case) -> list[str]:
         return []
     if case.target.startswith("gfx"):
         return ["v_mfma"]
-    names = []
+    names = set()
     if case.launch.addressing(case.spec) == "descriptor":
-        names.append("UTMALDG")
-    is_tall = case.launch.large_rows >= 64
-    if is_tall and case.target == "sm_90":
-        names.append("HGMMA")
-    if case.launch.large_rows >= 128 and case.target == "sm_100":
-        names.append("UTCHMMA")
-    return names or ["HMMA"]
+        names.add("UTMALDG")
+    elif case.launch.stages > 1:
+        names.add("LDGSTS")
+    if case.launch.large_rows:
+        has_own = case.launch.large_rows >= TENSOR_CORE_ROWS
+        names.add(TENSOR_CORES.get(case.target, "HMMA") if has_own else "HMMA")
+    if case.launch.small_rows:
+        names.add("HMMA")
+    return sorted(names)
 
 
-def _pipelined_bytes(spec: AttentionSpec, launch: Launch) -> int:
-    """Keys and values that one program has on their way while it computes."""
-    block = launch.keys * padded(spec.head_size) * spec.stored_dtype.itemsize
-    return 2 * block * (launch.stages - 1)
+def _bytes_in_flight(case: Case, found: Resources) -> int | None:
+    """Keys and values that the programs of a core have on their way at any time, of a decode.
+
+    A program that computes with one of its buffers loads into the others: with only one, nothing
+    is on its way meanwhile.
+    """
+    if case.spec is None or case.launch is None or case.launch.large_rows:
+        return None
+    block = case.launch.keys * padded(case.spec.head_size) * case.spec.stored_dtype.itemsize
+    buffers = min((buffers for buffers, size in found.rings if size == block), default=0)
+    return case.launch.programs_per_core * 2 * block * max(0, buffers - 1)
 
 
 @cache

@@ -73,7 +73,7 @@ def launch_of(architecture: str, kind: Kind, spec: AttentionSpec) -> Launch:
     head_bytes = padded(spec.head_size) * spec.dtype.itemsize
     fits = [rule for rule in rules if head_bytes <= rule["head_bytes"]]
     rule = fits[0] if fits and spec.dtype.itemsize == 2 else rules[-1]
-    launch = _launch(rule[kind])
+    launch = _launch(rule[kind], is_quantised=spec.is_quantised)
     group = padded(spec.group)
     small_rows = max(SMALL_ROWS, group)
     return replace(
@@ -115,7 +115,7 @@ def small_rows(spec: AttentionSpec) -> int:
     return max(SMALL_ROWS, padded(spec.group))
 
 
-def _launch(entry: dict[str, Any]) -> Launch:
+def _launch(entry: dict[str, Any], *, is_quantised: bool) -> Launch:
     large_rows, large_keys = entry.get("large", (0, 0))
     small_keys = entry.get("small_keys", 0)
     return Launch(
@@ -124,7 +124,7 @@ def _launch(entry: dict[str, Any]) -> Launch:
         small_rows=SMALL_ROWS if small_keys else 0,
         small_keys=small_keys,
         warps=entry["warps"],
-        stages=entry["stages"],
+        stages=entry.get("quantised_stages" if is_quantised else "stages", entry["stages"]),
         programs_per_core=entry["programs_per_core"],
         use_descriptors=entry.get("descriptors", False),
     )
