@@ -53,7 +53,6 @@ class Draft:
         self.running = running
         self.fill = Fill(snapshot, self._ranked)
         self.mix = Mix()
-        self.room: Room | None = None
 
     def plan(self) -> Plan:
         """Draw the step up."""
@@ -184,6 +183,7 @@ class Draft:
     def _fill_up(self, chosen: Selection) -> None:
         """Fill the step with prompts, and see that something progresses."""
         policy = self.policy
+        self.is_open = not self.fill.preempted  # whether anybody may start
         self.room = Room(
             self.snapshot,
             self.fill,
@@ -233,49 +233,59 @@ class Draft:
 
     def _serve(self, tracks: Iterable[Track], target_s: float) -> None:
         """Chunks of prompts in the order given, several if they fit, by what they cost."""
-        fill, room = self.fill, self.room
-        assert room is not None
+        fill = self.fill
         running = set(self.found.prompts)
-        is_open = not fill.preempted
         for track in tracks:
             if track.id in fill.tokens or track.id in fill.preempted:
                 continue
             if self.mix.chunks >= MOST_CHUNKS:
                 return
-            take = self._take(track, target_s)
-            if take < 1:
-                return
             if track in running:
-                history = track.live.cached_tokens
-                preempted = len(fill.preempted)
-                take = fill.advance(track.live, take)
-                if len(fill.preempted) > preempted:
-                    self._count_again()
-                elif take:
-                    self._count(track, take, history)
-            elif is_open:
-                is_open = self._start(track, target_s)
+                goes_on = self._continue(track, target_s)
+            elif self.is_open:
+                goes_on = self._start(track, target_s)
+            else:
+                continue
+            if not goes_on:
+                return
+
+    def _continue(self, track: Track, target_s: float) -> bool:
+        """The next chunk of a running prompt; whether there was time for one."""
+        take = self._take(track, target_s)
+        if take < 1:
+            return False
+        preempted = len(self.fill.preempted)
+        take = self.fill.advance(track.live, take)
+        if len(self.fill.preempted) > preempted:
+            self._count_again()
+        elif take:
+            self._count(track, take, track.live.cached_tokens)
+        return True
 
     def _start(self, track: Track, target_s: float) -> bool:
-        """Start a waiting request; whether those behind it may start too."""
-        live, room = track.live, self.room
-        assert room is not None
+        """Start a waiting request, for whom others may have to make way; whether there was time.
+
+        Where there is no room for it, nobody else starts either.
+        """
+        live = track.live
         self.snapshot.refresh(live)
         take = self._take(track, target_s)
         if take < 1:
-            return True
+            return False
         if not self._sustains(track):
             return True
-        fits = room.slots > 0 and room.holds(track) and room.start(track, take)
-        if not fits and not (
-            self._make_way(track) and room.holds(track) and room.start(track, take)
-        ):
-            return False
-        self._count(track, take, live.cached_tokens)
-        if track.is_promised and track.tpot_s < inf:
-            self.found.rate += track.rate
-            self.found.tightest_s = min(self.found.tightest_s, track.tpot_s)
+        self.is_open = self._enter(track, take) or (
+            self._make_way(track) and self._enter(track, take)
+        )
+        if self.is_open:
+            self._count(track, take, live.cached_tokens)
+            if track.is_promised and track.tpot_s < inf:
+                self.found.rate += track.rate
+                self.found.tightest_s = min(self.found.tightest_s, track.tpot_s)
         return True
+
+    def _enter(self, track: Track, take: int) -> bool:
+        return self.room.slots > 0 and self.room.holds(track) and self.room.start(track, take)
 
     def _count(self, track: Track, take: int, history_tokens: int) -> None:
         self.mix = self.mix + Mix.one(take, history_tokens)
@@ -305,8 +315,6 @@ class Draft:
 
     def _make_way(self, track: Track) -> bool:
         """Preempt somebody for a prompt whose promise holds; whether anybody could be."""
-        room = self.room
-        assert room is not None
         if not track.is_promised or track.due_s == inf:
             return False
         gone, found = self.fill.preempted, self.found
@@ -319,15 +327,13 @@ class Draft:
         victim = victim_for(track, spare, slacks, self._slack_s(track), self.cost)
         if victim is None:
             return False
-        room.evict(victim)
+        self.room.evict(victim)
         self._count_again()
         return True
 
     def _at_least(self, tracks: list[Track]) -> None:
         """Where nothing would progress: a tile of the first that can have one."""
         running = set(self.found.prompts)
-        room = self.room
-        assert room is not None
         for track in self.found.tracks:
             if track.id not in self.fill.preempted and self.fill.advance(track.live, 1):
                 return
@@ -339,7 +345,7 @@ class Draft:
             if track in running:
                 if self.fill.advance(track.live, take):
                     return
-            elif room.start(track, take):
+            elif self.room.start(track, take):
                 return
 
     # Who gives way

@@ -84,14 +84,15 @@ class Fill:
         Blocks that victims share with each other may be counted as held still. Survivors can't hold
         more than the sum of theirs, though: the last of them finds all of the rest free.
         """
-        survivors = self.survivors
-        survivors.remove(victim)
+        if self._survivors is not None:
+            self._survivors.remove(victim)
         self._refresh(victim)
         self.free += self._holds(victim) - victim.shared_blocks
         self.preempted[victim.request.id] = Preemption(victim.request.id, reason)
         self.granted_tokens -= self.tokens.pop(victim.request.id, 0)
-        held = sum(self._holds(live) for live in (*survivors, *self.started))
-        self.free = max(self.free, self._blocks.total - held)
+        if victim.shared_blocks:
+            held = sum(self._holds(live) for live in (*self.survivors, *self.started))
+            self.free = max(self.free, self._blocks.total - held)
 
     def plan(self) -> Plan:
         """What has been drawn up."""

@@ -21,6 +21,21 @@ def by_order(track: Track) -> tuple[int, float, str]:
     return track.order
 
 
+MOST_REPAIRS = 8  # changes in the middle of a list that are found one by one
+
+
+def first_difference(some: Sequence[Live], others: Sequence[Live]) -> int:
+    """The first index at which two sequences differ; the length of the shorter if none does."""
+    low, high = 0, min(len(some), len(others))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if some[low:middle] == others[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 class Queue:
     """`promised` in order of due time, and `spare` in order of arrival.
 
@@ -38,24 +53,42 @@ class Queue:
         """Take in who has come to wait since the last step, and forget who no longer does."""
         expected = self._expected
         known = len(expected)
-        if len(waiting) >= known and waiting[:known] == expected:  # this compares addresses
-            arrived = waiting[known:]
-        else:
-            for live in self._tracks.keys() - waiting:
-                self._forget(live)
-            arrived = [live for live in waiting if live not in self._tracks]
-            expected[:] = waiting
+        if len(waiting) < known or waiting[:known] != expected:  # this compares addresses
+            self._repair(waiting)
             known = len(expected)
+        for live in waiting[known:]:
+            self._arrive(live)
         expected.extend(waiting[known:])
-        for live in arrived:
-            track = self._tracks[live] = self._enter(live)
-            self._insert(track)
 
     def leave(self, live: Live) -> None:
         """A request will not wait any longer: it starts, or has ended."""
         if live in self._tracks:
             self._expected.remove(live)
             self._forget(live)
+
+    def _repair(self, waiting: Sequence[Live]) -> None:
+        """Make what is expected the beginning of the list that there is: change by change where
+        there are few, and from nothing where there are many."""
+        expected = self._expected
+        for _ in range(MOST_REPAIRS):
+            at = first_difference(expected, waiting)
+            if at == len(expected):
+                return
+            if at < len(waiting) and waiting[at] not in self._tracks:
+                self._arrive(waiting[at])
+                expected.insert(at, waiting[at])
+            else:
+                self._forget(expected.pop(at))
+        for live in self._tracks.keys() - waiting:
+            self._forget(live)
+        for live in waiting:
+            if live not in self._tracks:
+                self._arrive(live)
+        expected[:] = waiting
+
+    def _arrive(self, live: Live) -> None:
+        track = self._tracks[live] = self._enter(live)
+        self._insert(track)
 
     def _forget(self, live: Live) -> None:
         self._remove(self._tracks.pop(live))
