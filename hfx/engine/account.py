@@ -108,11 +108,11 @@ class Meter:
         self._passed_s = 0.0  # until when `short_s` and `dry_s` count
         self._is_short = self._is_dry = False
 
-    def open(self, objective: Objective, arrival_s: float, now_s: float) -> Account:
-        """The account of a request that arrived, and now comes to the engine."""
+    def open(self, objective: Objective, arrival_s: float, heard_s: float) -> Account:
+        """The account of a request that arrived, and later came to the engine."""
         account = Account(objective)
-        account.first.host_s = max(0.0, now_s - arrival_s)
-        self._mark(account, now_s)
+        account.first.host_s = max(0.0, heard_s - arrival_s)
+        self._mark(account, heard_s)
         return account
 
     def wait(self, account: Account, live: Live, until_s: float) -> None:

@@ -135,7 +135,8 @@ class AsyncEngine:
         self._check_admits(request)
         outbox = self._outbox_of(asyncio.get_running_loop())
         mailbox = self._mailboxes[request.id] = Mailbox(request.id)
-        self._commands.put(lambda: self._add(request, mailbox, outbox))
+        heard_s = self.clock.now_s()
+        self._commands.put(lambda: self._add(request, mailbox, outbox, heard_s))
         return DeltaStream(mailbox, self)
 
     async def admit(self, requests: Sequence[Request]) -> list[DeltaStream]:
@@ -154,7 +155,10 @@ class AsyncEngine:
                 mailbox = self._mailboxes[request.id] = Mailbox(request.id)
                 streams.append(DeltaStream(mailbox, self))
             mailboxes = [self._mailboxes[request.id] for request in requests]
-            refused = await self._ask(lambda outbox: self._admit(requests, mailboxes, outbox))
+            heard_s = self.clock.now_s()
+            refused = await self._ask(
+                lambda outbox: self._admit(requests, mailboxes, outbox, heard_s)
+            )
             if refused is not None:
                 raise Infeasible(refused)
         except BaseException:
@@ -332,12 +336,16 @@ class AsyncEngine:
         self._publish(self._engine.step())
         self._stalled = self._engine.steps == steps
 
-    def _add(self, request: Request, mailbox: Mailbox, outbox: Outbox) -> None:
-        self._engine.add(request)
+    def _add(self, request: Request, mailbox: Mailbox, outbox: Outbox, heard_s: float) -> None:
+        self._engine.add(request, heard_s)
         self._readers[request.id] = (mailbox, outbox)
 
     def _admit(
-        self, requests: Sequence[Request], mailboxes: Sequence[Mailbox], outbox: Outbox
+        self,
+        requests: Sequence[Request],
+        mailboxes: Sequence[Mailbox],
+        outbox: Outbox,
+        heard_s: float,
     ) -> Refused | None:
         for place, (request, mailbox) in enumerate(zip(requests, mailboxes, strict=True)):
             wants_answer = request.objective.on_miss == "refuse"
@@ -346,7 +354,7 @@ class AsyncEngine:
                 for admitted in requests[:place]:
                     self._abort(admitted.id)
                 return refused
-            self._add(request, mailbox, outbox)
+            self._add(request, mailbox, outbox, heard_s)
         return None
 
     def _abort(self, request_id: str) -> None:

@@ -132,8 +132,10 @@ class Engine:
                 "max_model_len"
             )
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request, heard_s: float | None = None) -> None:
         """Let a request wait for its turn. Its `max_tokens` is cut to what the context allows.
+
+        `heard_s` is when it was handed over, where a step had to end first.
 
         Raises:
             ValueError: see `check`; or a live request has the same id.
@@ -141,7 +143,7 @@ class Engine:
         self.check(request)
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
-        sequence = self._sequence(request)
+        sequence = self._sequence(request, heard_s)
         if is_promise(request.objective):
             sequence.account.outlook = self.outlook(request)
         self._live[request.id] = sequence
@@ -231,7 +233,7 @@ class Engine:
         assert not any(sequence.holding.blocks for sequence in self._waiting)
         assert len(self._live) == len(self._running) + len(self._waiting)
 
-    def _sequence(self, request: Request) -> Sequence:
+    def _sequence(self, request: Request, heard_s: float | None) -> Sequence:
         self._arrivals += 1
         sampling = request.sampling
         now_s = self.clock.now_s()
@@ -245,7 +247,7 @@ class Engine:
             eos_token_ids=self._eos,
             chain=PrefixChain(self.pool.block_tokens, request.cache_salt),
             text=TextStream(self._decode, sampling, request.prompt_token_ids),
-            account=self._meter.open(request.objective, arrival_s, now_s),
+            account=self._meter.open(request.objective, arrival_s, heard_s or now_s),
         )
 
     def _view(self, now_s: float) -> View:

@@ -1,221 +1,19 @@
 """The application over an engine whose steps a test holds in its hand: silence, failure, death."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from hfx.cache import BlockPool
-from hfx.config import HttpConfig, SchedulerConfig, Tier
-from hfx.engine import AsyncEngine, Engine, Sampled, StepBatch, StepOutput, TokenLogprob
-from hfx.models.generation import GenerationDefaults
-from hfx.scheduler import FirstComeFirstServed
-from hfx.serve.app import application
-from hfx.serve.convert import Served
-from hfx.serve.metrics import EngineMetrics, HttpMetrics
-from hfx.serve.middleware import KNOWN_PATHS
-from hfx.serve.prompts import Prompts
-from hfx.serve.site import Model, Site
-from hfx.serve.tier_metrics import TierMetrics
-from hfx.serve.tiers import offered
+from hfx.config import SchedulerConfig
 
-VOCABULARY, CONTEXT = 26, 64
+Play = Callable[..., None]
+Stage = Any
 
 
-class Letters:
-    """A tokenizer of one token per letter."""
-
-    vocab_size = VOCABULARY
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(letter) - 97 for letter in text]
-
-    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        return "".join(chr(97 + token) for token in ids)
-
-    def token_text(self, token_id: int) -> str:
-        return chr(97 + token_id)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self.token_text(token_id).encode()
-
-
-class Held:
-    """An executor that says the alphabet, one letter per `release`, and fails when told to."""
-
-    def __init__(self) -> None:
-        self._permits = threading.Semaphore(0)
-        self.failures = 0
-        self.bad_rows = False
-
-    def release(self, steps: int = 1) -> None:
-        self._permits.release(steps)
-
-    def execute(self, batch: StepBatch) -> StepOutput:
-        self._permits.acquire()
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("told to fail")
-        rows = batch.token_ids_T[batch.sampled_rows_R]
-        return StepOutput([self._row((int(token) + 1) % VOCABULARY) for token in rows])
-
-    def _row(self, token: int) -> Sampled:
-        if self.bad_rows:
-            return Sampled(-1, error="no token could be drawn")
-        return Sampled(token, TokenLogprob(token, -0.5, 1))
-
-
-class Call:
-    """One HTTP request to the application, spoken in ASGI; `leave` hangs up."""
-
-    def __init__(self, app: Any, method: str, path: str, document: object = None) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = b""
-        self._news = asyncio.Event()
-        self._gone = asyncio.Event()
-        self._body: bytes | None = b"" if document is None else orjson.dumps(document)
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "http_version": "1.1",
-            "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
-            "headers": [(b"content-type", b"application/json")],
-        }
-        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {key.decode(): value.decode() for key, value in message["headers"]}
-        self.body += message.get("body", b"")
-        self._news.set()
-
-    async def until(self, mark: bytes) -> None:
-        """Wait until the body holds `mark`."""
-        async with asyncio.timeout(20):
-            while mark not in self.body:
-                await self._news.wait()
-                self._news.clear()
-
-    def leave(self) -> None:
-        self._gone.set()
-
-    async def answer(self) -> Any:
-        """The whole answer as JSON."""
-        async with asyncio.timeout(20):
-            await self.task
-        return orjson.loads(self.body)
-
-    @property
-    def events(self) -> list[Any]:
-        """What the stream's data lines hold, without the end mark."""
-        lines = self.body.decode().split("\n\n")
-        data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
-        return [orjson.loads(one) for one in data if one != "[DONE]"]
-
-
-class Stage:
-    """An application, its site, its engine and the executor under it."""
-
-    def __init__(self, http: HttpConfig, limits: SchedulerConfig) -> None:
-        self.executor = Held()
-        core = Engine(
-            self.executor,
-            FirstComeFirstServed(max_step_tokens=64, max_running=limits.max_num_seqs),
-            BlockPool(64, 16, prefix_caching=True),
-            Letters().decode,
-            vocabulary=VOCABULARY,
-            max_model_len=CONTEXT,
-        )
-        self.engine = AsyncEngine(core, limits=limits)
-        self.site = Site(http, HttpMetrics(KNOWN_PATHS))
-        self.app = application(self.site)
-
-    def open(self) -> None:
-        served = Served(("letters",), CONTEXT, VOCABULARY, GenerationDefaults())
-        metrics = EngineMetrics(
-            self.site.metrics.registry, model_name="letters", stats=self.engine.stats, cache={}
-        )
-        self.engine.add_observer(metrics)
-        prompts = Prompts(Letters(), None, served)
-        tiers = offered((Tier(name="chat", ttft_s=60.0),))
-        tier_metrics = TierMetrics(self.site.metrics.registry, model_name="letters", tiers=tiers)
-        self.engine.add_observer(tier_metrics)
-        self.site.model = Model(
-            self.engine,
-            served,
-            Letters(),
-            prompts,
-            metrics,
-            tier_metrics,
-            "letters",
-            0,
-            tiers,
-            self.site.http.per_request_metrics,
-        )
-        self.site.lifecycle.state = "ready"
-
-    def get(self, path: str) -> Call:
-        return Call(self.app, "GET", path)
-
-    @property
-    def exposition(self) -> bytes:
-        return self.site.metrics.text()
-
-    def complete(self, **fields: Any) -> Call:
-        document = {"prompt": "abc", "max_tokens": 3} | fields
-        return Call(self.app, "POST", "/v1/completions", document)
-
-    async def idle(self) -> None:
-        """Wait until the engine holds nothing; steps may go on meanwhile."""
-        async with asyncio.timeout(20):
-            while (now := self.engine.stats()).running or now.waiting:
-                self.executor.release()
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def on_stage(http: HttpConfig, limits: SchedulerConfig) -> AsyncIterator[Stage]:
-    stage = Stage(http, limits)
-    stage.open()
-    try:
-        yield stage
-    finally:
-        stage.executor.release(10_000)
-        await asyncio.to_thread(stage.engine.close)
-
-
-def play(
-    scene: Callable[[Stage], Awaitable[None]], *, limits: SchedulerConfig | None = None, **http: Any
-) -> None:
-    """Run one scene over a fresh stage."""
-
-    async def played() -> None:
-        async with on_stage(HttpConfig(**http), limits or SchedulerConfig()) as stage:
-            await scene(stage)
-
-    asyncio.run(played())
-
-
-def test_a_stream_opens_before_the_first_token_and_comments_until_it_comes() -> None:
+def test_a_stream_opens_before_the_first_token_and_comments_until_it_comes(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         call = stage.complete(stream=True, max_tokens=1)
         await call.until(b": keep-alive\n\n: keep-alive\n\n")
@@ -227,7 +25,7 @@ def test_a_stream_opens_before_the_first_token_and_comments_until_it_comes() -> 
     play(scene, sse_keep_alive_s=0.01)
 
 
-def test_comments_can_be_turned_off() -> None:
+def test_comments_can_be_turned_off(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         call = stage.complete(stream=True, max_tokens=1)
         await asyncio.sleep(0.1)
@@ -240,7 +38,7 @@ def test_comments_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_client_that_leaves_ends_the_work(stream: bool, n: int) -> None:
+def test_a_client_that_leaves_ends_the_work(play: Play, stream: bool, n: int) -> None:
     async def scene(stage: Stage) -> None:
         call = stage.complete(stream=stream, n=n, max_tokens=60)
         while not stage.engine.stats().running:
@@ -258,7 +56,7 @@ def test_a_client_that_leaves_ends_the_work(stream: bool, n: int) -> None:
     play(scene)
 
 
-def test_a_failed_step_is_a_500_and_the_next_request_is_served() -> None:
+def test_a_failed_step_is_a_500_and_the_next_request_is_served(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         stage.executor.failures = 1
         stage.executor.release(10)
@@ -273,7 +71,7 @@ def test_a_failed_step_is_a_500_and_the_next_request_is_served() -> None:
     play(scene)
 
 
-def test_a_row_that_fails_ends_its_stream_with_an_error_event() -> None:
+def test_a_row_that_fails_ends_its_stream_with_an_error_event(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         call = stage.complete(stream=True)
         stage.executor.release()
@@ -287,7 +85,7 @@ def test_a_row_that_fails_ends_its_stream_with_an_error_event() -> None:
     play(scene)
 
 
-def test_a_dead_engine_fails_its_readers_and_the_health_check() -> None:
+def test_a_dead_engine_fails_its_readers_and_the_health_check(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         stage.executor.failures = 100
         stage.executor.release(100)
@@ -308,7 +106,7 @@ def test_a_dead_engine_fails_its_readers_and_the_health_check() -> None:
     play(scene)
 
 
-def test_a_full_queue_is_a_429_that_says_when_to_come_back() -> None:
+def test_a_full_queue_is_a_429_that_says_when_to_come_back(play: Play) -> None:
     limits = SchedulerConfig(max_num_seqs=1, max_num_queued_reqs=1)
 
     async def scene(stage: Stage) -> None:
@@ -330,7 +128,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back() -> None:
     play(scene, limits=limits)
 
 
-def test_a_request_that_is_refused_in_part_leaves_nothing_behind() -> None:
+def test_a_request_that_is_refused_in_part_leaves_nothing_behind(play: Play) -> None:
     limits = SchedulerConfig(max_num_seqs=1, max_num_queued_reqs=2)
 
     async def scene(stage: Stage) -> None:
@@ -344,7 +142,7 @@ def test_a_request_that_is_refused_in_part_leaves_nothing_behind() -> None:
     play(scene, limits=limits)
 
 
-def test_loading_and_draining_are_503s_with_a_time_to_come_back() -> None:
+def test_loading_and_draining_are_503s_with_a_time_to_come_back(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         stage.site.lifecycle.phase = "loading weights 40%"
         for state, code in (("loading", "loading"), ("draining", "shutting_down")):
@@ -361,7 +159,7 @@ def test_loading_and_draining_are_503s_with_a_time_to_come_back() -> None:
     play(scene)
 
 
-def test_a_drain_aborts_what_outlasts_it_with_an_error_event() -> None:
+def test_a_drain_aborts_what_outlasts_it_with_an_error_event(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         streamed, whole = stage.complete(stream=True, max_tokens=60), stage.complete(max_tokens=60)
         stage.executor.release(2)
@@ -382,6 +180,7 @@ def test_a_drain_aborts_what_outlasts_it_with_an_error_event() -> None:
 
 
 def test_an_unexpected_error_is_a_500_without_a_traceback(
+    play: Play,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scene(stage: Stage) -> None:
@@ -400,7 +199,7 @@ def test_an_unexpected_error_is_a_500_without_a_traceback(
     play(scene)
 
 
-def test_keys_are_asked_for_except_where_operators_look() -> None:
+def test_keys_are_asked_for_except_where_operators_look(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         for path in ("/v1/models", "/tokenize", "/nowhere"):
             refused = stage.get(path)
@@ -414,7 +213,7 @@ def test_keys_are_asked_for_except_where_operators_look() -> None:
     play(scene, api_key=("one", "two"))
 
 
-def test_a_proxys_prefix_may_be_stripped_or_not() -> None:
+def test_a_proxys_prefix_may_be_stripped_or_not(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         for path in ("/llm/version", "/version", "/llm/docs"):
             call = stage.get(path)
@@ -427,6 +226,7 @@ def test_a_proxys_prefix_may_be_stripped_or_not() -> None:
 
 
 def test_each_request_is_one_line_in_the_log_when_asked_for(
+    play: Play,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scene(stage: Stage) -> None:
