@@ -98,13 +98,14 @@ class Replay:
 class _Run:
     """One job on its way."""
 
-    __slots__ = ("job", "live", "token_s")
+    __slots__ = ("is_running", "job", "live", "token_s")
 
     def __init__(self, job: Job) -> None:
         request = job.request
         self.job = job
         self.live = Live(request, 0, request.prompt_tokens, 0, 0, arrival_s=request.arrival_s)
         self.token_s: list[float] = []
+        self.is_running = False
 
 
 class _Replica:
@@ -129,14 +130,18 @@ class _Replica:
         for id in plan.expire:
             self._end(self.runs[id], FinishReason.EXPIRED)
         for preemption in plan.preempt:
-            self._preempt(self.runs[preemption.request_id].live)
+            self._preempt(self.runs[preemption.request_id])
         return plan
 
     def start(self, plan: Plan) -> list[tuple[Live, int]]:
         """Take the blocks that the plan's tokens need."""
-        steps = [(self.runs[id].live, count) for id, count in plan.tokens.items()]
-        for live, count in steps:
-            if live in self.waiting:
+        steps = []
+        for id, count in plan.tokens.items():
+            run = self.runs[id]
+            live = run.live
+            steps.append((live, count))
+            if not run.is_running:
+                run.is_running = True
                 self.waiting.remove(live)
                 insort(self.running, live, key=_order)
             assert 1 <= count <= live.wanted_tokens, "the plan's tokens don't fit"
@@ -161,7 +166,8 @@ class _Replica:
             if live.output_tokens == run.job.output_tokens:
                 self._end(run, FinishReason.LENGTH)
 
-    def _preempt(self, live: Live) -> None:
+    def _preempt(self, run: _Run) -> None:
+        live, run.is_running = run.live, False
         self.running.remove(live)
         self.free += live.held_blocks
         live.cached_tokens = live.held_blocks = 0
@@ -170,7 +176,7 @@ class _Replica:
 
     def _end(self, run: _Run, reason: FinishReason) -> None:
         live = run.live
-        (self.running if live in self.running else self.waiting).remove(live)
+        (self.running if run.is_running else self.waiting).remove(live)
         self.free += live.held_blocks
         del self.runs[live.request.id]
         self.served.append(Served(run.job, tuple(run.token_s), reason, live.preemptions))

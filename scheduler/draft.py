@@ -327,8 +327,10 @@ class Draft:
         victim = victim_for(track, spare, slacks, self._slack_s(track), self.cost)
         if victim is None:
             return False
+        tokens = self.fill.tokens.get(victim.id)
+        if tokens:
+            self.mix = self.mix - Mix.one(tokens, victim.live.cached_tokens)
         self.room.evict(victim)
-        self._count_again()
         return True
 
     def _at_least(self, tracks: list[Track]) -> None:
