@@ -8,6 +8,7 @@ chosen from resource tables (`python -m benchmarks.targets`); on a device they c
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ Addressing = Literal["page", "gather", "descriptor"]
 
 KINDS: tuple[Kind, ...] = ("prompt", "decode", "mixed")
 FALLBACK = "other"
+RULES = Path(__file__).with_name("configs.json")
 SMALL_ROWS = 16  # the least that tl.dot takes
 SPLIT_TOKENS = 256  # a part's sums are written and read again: worth it from a few blocks on
 
@@ -73,7 +75,12 @@ def launch_of(architecture: str, kind: Kind, spec: AttentionSpec) -> Launch:
     head_bytes = padded(spec.head_size) * spec.dtype.itemsize
     fits = [rule for rule in rules if head_bytes <= rule["head_bytes"]]
     rule = fits[0] if fits and spec.dtype.itemsize == 2 else rules[-1]
-    launch = _launch(rule[kind], is_quantised=spec.is_quantised)
+    return launch_from(rule[kind], spec)
+
+
+def launch_from(entry: Mapping[str, Any], spec: AttentionSpec) -> Launch:
+    """What an entry of `configs.json` means for attention of that shape."""
+    launch = _launch(entry, is_quantised=spec.is_quantised)
     group = padded(spec.group)
     small_rows = max(SMALL_ROWS, group)
     return replace(
@@ -115,7 +122,7 @@ def small_rows(spec: AttentionSpec) -> int:
     return max(SMALL_ROWS, padded(spec.group))
 
 
-def _launch(entry: dict[str, Any], *, is_quantised: bool) -> Launch:
+def _launch(entry: Mapping[str, Any], *, is_quantised: bool) -> Launch:
     large_rows, large_keys = entry.get("large", (0, 0))
     small_keys = entry.get("small_keys", 0)
     return Launch(
@@ -132,6 +139,5 @@ def _launch(entry: dict[str, Any], *, is_quantised: bool) -> Launch:
 
 @cache
 def _rules() -> dict[str, list[dict[str, Any]]]:
-    path = Path(__file__).with_name("configs.json")
-    rules: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())
+    rules: dict[str, list[dict[str, Any]]] = json.loads(RULES.read_text())
     return rules
