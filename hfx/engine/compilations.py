@@ -22,10 +22,10 @@ class Compilations:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._starting = 0
-        self._counts: dict[Phase, int] = {"start": 0, "serving": 0}
+        self._counts: dict[str, int] = {"start": 0, "serving": 0}
 
     @property
-    def counts(self) -> Mapping[Phase, int]:
+    def counts(self) -> Mapping[str, int]:
         """How many there were in each phase."""
         with self._lock:
             return dict(self._counts)

@@ -17,11 +17,13 @@ import uvicorn
 
 from hfx.config import HttpConfig, ServeConfig
 from hfx.engine import AsyncEngine
+from hfx.engine.compilations import COMPILATIONS
 from hfx.engine.threads import let_idle_threads_sleep
 
 from .app import application
 from .convert import Served
 from .cost_metrics import CostMetrics
+from .device_metrics import CompilationMetrics
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
@@ -229,6 +231,9 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         },
     )
     engine.add_observer(engine_metrics)
+    CompilationMetrics(
+        site.metrics.registry, model_name=names[0], counts=lambda: COMPILATIONS.counts
+    )
     if engine.cost is not None:
         engine.add_observer(
             CostMetrics(site.metrics.registry, model_name=names[0], cost=engine.cost)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfx.kernels import AttentionSpec, RaggedBatch, WorkList
-from hfx.kernels.plan import FIRST, LARGE, Tiling
+from hfx.kernels.plan import FIRST, LARGE, Capacity, Tiling
 from hfx.request import Mix
 
 LENS = st.lists(
@@ -199,3 +199,72 @@ def test_a_fixed_split_that_is_no_multiple_of_the_page_is_refused():
 
     with pytest.raises(ValueError, match=r"split_tokens is 100: .* multiple of the page \(64"):
         WorkList.tiled(spec, batch_of(spec, [(1, 64)]), tiling)
+
+
+@settings(deadline=None, max_examples=400)
+@given(LENS, SPECS, TILINGS)
+def test_a_work_list_fits_the_capacity_of_its_lengths(lens, spec, tiling):
+    batch = batch_of(spec, lens)
+    capacity = Capacity.of(
+        spec,
+        tiling,
+        sequences=len(lens),
+        tokens=batch.tokens,
+        context_tokens=max(context for _, context in lens),
+    )
+
+    assert capacity.holds(WorkList.tiled(spec, batch, tiling))
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(st.integers(1, 4000), min_size=1, max_size=60),
+    SPECS,
+    st.builds(
+        Tiling,
+        small_rows=st.sampled_from([16, 64]),
+        large_rows=st.sampled_from([0, 128]),
+        programs=st.integers(1, 600),
+        split_tokens=st.sampled_from([128, 256]),
+        shares=st.integers(1, 6),
+        fixed=st.booleans(),
+    ),
+    st.integers(0, 8),
+)
+def test_decodes_of_any_contexts_fit_a_room_for_more_of_them(contexts, spec, tiling, more):
+    capacity = Capacity.of(
+        spec,
+        tiling,
+        sequences=len(contexts) + more,
+        tokens=len(contexts) + more,
+        context_tokens=4000,
+    )
+
+    work = WorkList.tiled(spec, batch_of(spec, [(1, context) for context in contexts]), tiling)
+
+    assert capacity.holds(work)
+
+
+def test_a_capacity_is_no_more_than_the_step_and_its_programs_can_need():
+    spec = AttentionSpec(32, 8, 128, 64, torch.bfloat16)
+    tiling = Tiling(small_rows=16, large_rows=0, programs=396, split_tokens=256)
+
+    short = Capacity.of(spec, tiling, sequences=64, tokens=64, context_tokens=256)
+    long = Capacity.of(spec, tiling, sequences=64, tokens=64, context_tokens=131072)
+
+    assert short == Capacity(items=64, reductions=0, slots=0)  # nothing to split
+    shares = 2 * 396 * 4 // 8
+    assert long == Capacity(items=64 + shares, reductions=64, slots=64 + shares)
+
+
+def test_a_capacity_that_a_list_exceeds_does_not_hold_it():
+    spec = AttentionSpec(1, 1, 64, 64, torch.bfloat16)
+    tiling = Tiling(small_rows=16, large_rows=96, programs=4, split_tokens=128)
+    work = WorkList.tiled(spec, batch_of(spec, [(1, 1024)]), tiling)
+
+    exact = Capacity(items=len(work.items), reductions=1, slots=work.slots)
+
+    assert work.slots > 1
+    assert exact.holds(work)
+    for name in ("items", "reductions", "slots"):
+        assert not replace(exact, **{name: getattr(exact, name) - 1}).holds(work)
