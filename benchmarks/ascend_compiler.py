@@ -18,7 +18,10 @@ from triton._C.libtriton import ir
 from triton.backends.ascend import compiler as ascend
 from triton.compiler.compiler import ASTSource, GPUTarget, make_backend
 
-KERNELS = Path(__file__).parent.parent / "kernels" / "gpu"
+KERNELS = Path(__file__).parent.parent / "kernels"
+PACKAGE = "ascend_kernels"
+# what modules with kernels import for the launchers beside them, which run nowhere here
+LAUNCHERS_NEED = ("torch", f"{PACKAGE}.gpu.configs", f"{PACKAGE}.draws")
 OPTIONS = (
     "--enable-auto-multi-buffer=True",
     "--enable-auto-bind-sub-block=True",
@@ -27,7 +30,7 @@ OPTIONS = (
     "--enable-triton-kernel-compile=true",
 )
 STOPS_AT = "hivmc"
-LONGEST_S = 120
+LONGEST_S = 300
 
 
 class CompileError(Exception):
@@ -35,11 +38,22 @@ class CompileError(Exception):
 
 
 def kernels(module: str) -> ModuleType:
-    """A module of kernels/gpu without its package, whose launchers need torch."""
-    name = "ascend_kernels"
-    package = sys.modules.setdefault(name, ModuleType(name))
-    package.__path__ = [str(KERNELS)]
-    return import_module(f"{name}.{module}")
+    """A module of kernels, like "gpu.attend", without its packages, whose launchers need torch."""
+    for name, folder in (("", ""), (".gpu", "gpu"), (".npu", "npu")):
+        package = sys.modules.setdefault(PACKAGE + name, ModuleType(PACKAGE + name))
+        package.__path__ = [str(KERNELS / folder)]
+    for name in LAUNCHERS_NEED:
+        sys.modules.setdefault(name, _Anything(name))
+    return import_module(f"{PACKAGE}.{module}")
+
+
+class _Anything(ModuleType):
+    """A module that has every name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
 
 
 def planned(kernel: Any, signature: dict[str, str], constants: dict[str, Any], chip: str) -> str:

@@ -1,125 +1,105 @@
-"""What the attention kernels need of an Ascend core, from its compilers and without a device.
+"""What every Triton kernel needs of an Ascend core, from its compilers and without a device.
 
     make ascend
 
-Rows as `benchmarks.targets` has them: `shared_bytes` is a cube core's L1. A row that doesn't
-compile, or needs more than the memories hold, isn't ok, and then the exit status is 1. Static, not
-timed. Tiles are those of kernels/npu/tiles.json.
+Rows as `benchmarks.targets` has them: `shared_bytes` is a cube core's L1. A row isn't ok where a
+kernel doesn't compile or needs more than the memories hold, or compiles although serving counts on
+its refusal; then the exit status is 1. Static, not timed. With --record the rows become the table
+that `benchmarks.targets` prints on machines without these compilers.
 """
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .ascend_compiler import CompileError, kernels, planned
+from .ascend_cases import CHIPS, Case, cases
+from .ascend_compiler import CompileError, planned
 from .ascend_memory import beyond_limits, overflow, used_bytes
+from .ascend_table import COLUMNS, RECORDED, sources
 
-TILES = Path(__file__).parent.parent / "kernels" / "npu" / "tiles.json"
-CHIPS = ("Ascend910B3", "Ascend910_9391")  # Atlas A2 and A3
-PAGE = 128
-GROUP, KV_HEADS = 4, 8
-SMALL_ROWS = 16
-SLOTS = 16
-POINTERS = {
-    "partial": "*fp32", "stats": "*fp32", "k_scale": "*fp32", "v_scale": "*fp32",
-    "sinks_N": "*fp32", "counts": "*i32", "items": "*i32", "table": "*i32", "reductions": "*i32",
-    "score_scale": "fp32", "softcap": "fp32", "q_stride": "i32", "out_stride": "i32",
-    "table_stride": "i32",
-}  # fmt: skip
-COLUMNS = (
-    "kernel", "target", "registers", "spill_bytes", "shared_bytes", "ctas_per_sm", "ub_bytes",
-    "l0c_bytes", "reason", "ok",
-)  # fmt: skip
-
-Case = tuple[str, Any, dict[str, Any]]
-
-
-def cases() -> Iterator[Case]:
-    """(name, kernel, constants) of everything that serving launches."""
-    attend = kernels("attend")
-    for rule in json.loads(TILES.read_text()):
-        size = rule["head_size"]
-        for kind in ("prompt", "decode", "mixed"):
-            yield f"{kind} D{size}", attend.ragged_attention, _constants(size, rule[kind])
-        for kind in ("prompt", "decode"):
-            features = _constants(size, rule[kind], WINDOW=1024, HAS_CAP=True, HAS_SINKS=True)
-            features.pop("sinks_N")
-            yield f"{kind} D{size} window cap sinks", attend.ragged_attention, features
-        rows = rule["mixed"]["large"][0]
-        shape = {"G": GROUP, "M": KV_HEADS, "H": size, "W": size}
-        reduction = shape | {"PARTIAL_ROWS": rows, "SLOTS": SLOTS, "WIDEN": False}
-        yield f"reduce D{size}", attend.reduce_splits, reduction
+PACKAGES = ("triton-ascend", "ascendnpu-ir")
 
 
 def row(case: Case, chip: str) -> dict[str, Any]:
     """A case on a chip, as a row of the table."""
-    name, kernel, constants = case
-    signature = {
-        each: POINTERS.get(each, "*bf16") for each in kernel.arg_names if each not in constants
-    }
-    answer = dict.fromkeys(COLUMNS) | {"kernel": name, "target": chip, "ok": False}
+    answer = dict.fromkeys(COLUMNS) | {"kernel": case.name, "target": chip, "ok": False}
+    names = case.kernel.arg_names
+    types = {name: case.types[name] for name in names if name in case.types}
+    constants = {name: case.constants.get(name) for name in names if name not in types}
     try:
-        used = used_bytes(planned(kernel, signature, constants, chip))
+        used = used_bytes(planned(case.kernel, types, constants, chip))
     except CompileError as error:
-        return answer | {"reason": overflow(str(error)) or str(error)[-300:].replace("\n", " ")}
+        said = overflow(str(error)) or " ".join(str(error)[-300:].split())
+        if case.cannot and case.cannot in said:
+            return answer | {"reason": f"{said}; {case.instead}", "ok": True}
+        return answer | {"reason": said}
     answer |= {"ub_bytes": used["ub_bytes"], "shared_bytes": used["l1_bytes"]}
-    reason = "; ".join(beyond_limits(used))
-    return answer | {"l0c_bytes": used["l0c_bytes"], "reason": reason, "ok": not reason}
+    expected = f"compiles: {case.instead} is not needed" if case.cannot else ""
+    reason = "; ".join((*beyond_limits(used), *([expected] if expected else ())))
+    return answer | {"l0c_bytes": used["l0c_bytes"], "reason": reason or None, "ok": not reason}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a row a case and chip; 1 where one isn't ok."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--chip", choices=CHIPS, action="append", help="default: all of them")
     options.add_argument("--only", default="", metavar="TEXT", help="cases whose name has it")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
+    options.add_argument("--record", action="store_true", help=f"write {RECORDED.name}")
     chosen = options.parse_args(arguments)
+    wanted = [
+        (name, chip)
+        for name, case in _cases().items()
+        for chip in case.chips
+        if chosen.only in name and chip in (chosen.chip or CHIPS)
+    ]
     rows = []
-    for case in cases():
-        if chosen.only in case[0]:
-            for chip in chosen.chip or CHIPS:
-                rows.append(row(case, chip))
-                print(_line(rows[-1]), flush=True)
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for each in pool.map(_row_called, wanted):
+            rows.append(each)
+            print(_line(each), flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if chosen.record:
+        RECORDED.write_text(json.dumps(_recorded(rows), indent=1) + "\n")
     wrong = sum(not each["ok"] for each in rows)
     print(f"static, not timed: {len(rows)} compiled, {wrong} not ok")
     return 1 if wrong or not rows else 0
 
 
-def _constants(size: int, tile: dict[str, Any], **features: Any) -> dict[str, Any]:
-    large_rows, large_keys = tile.get("large", (0, 0))
-    small_keys = tile.get("small_keys", 0)
+def _recorded(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "G": GROUP,
-        "M": KV_HEADS,
-        "H": size,
-        "W": size,
-        "PAGE": PAGE,
-        "WINDOW": 0,
-        "HAS_CAP": False,
-        "HAS_SINKS": False,
-        "SCALING": "",
-        "ADDRESSING": "page",
-        "LARGE_ROWS": large_rows,
-        "LARGE_KEYS": large_keys,
-        "SMALL_ROWS": SMALL_ROWS if small_keys else 0,
-        "SMALL_KEYS": small_keys,
-        "PARTIAL_ROWS": max(large_rows, SMALL_ROWS),
-        "WIDEN": False,
-        "k_scale": None,
-        "v_scale": None,
-        "sinks_N": None,
-        **features,
+        "recorded": datetime.now(UTC).date().isoformat(),
+        "compilers": {name: version(name) for name in PACKAGES},
+        "sources": sources(),
+        "rows": rows,
     }
+
+
+@cache
+def _cases() -> dict[str, Case]:
+    return {case.name: case for case in cases()}
+
+
+def _row_called(key: tuple[str, str]) -> dict[str, Any]:
+    name, chip = key
+    return row(_cases()[name], chip)
 
 
 def _line(each: dict[str, Any]) -> str:
     sizes = "  ".join(f"{name} {each[name]}" for name in ("ub_bytes", "shared_bytes", "l0c_bytes"))
-    return f"{each['kernel']:<28} {each['target']:<15} {sizes}  {each['reason'] or 'ok'}"
+    verdict = each["reason"] or "ok"
+    return f"{each['kernel']:<32} {each['target']:<15} {sizes}  {verdict}"
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ _BACKENDS = (
     ),
     Backend("flash_attn", _load_flash_attn, devices=("cuda",), dtypes=HALVES),
     Backend("flashinfer", _load_flashinfer, devices=("cuda",), dtypes=HALVES),
-    Backend("fused_infer", _load_fused_infer, devices=("npu",), dtypes=(torch.bfloat16,)),
+    Backend("fused_infer", _load_fused_infer, devices=("npu",), dtypes=HALVES),
     Backend("triton_ascend", _load_triton_ascend, devices=("npu",), dtypes=HALVES),
     Backend("torch", _load_torch),
     Backend("reference", _load_reference, devices=("cpu",), automatic=False),

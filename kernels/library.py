@@ -64,11 +64,15 @@ class LibraryOperators(Operators):
     def rule(self, spec: AttentionSpec) -> str | None:
         """Which documented rule of the library the spec breaks, or None."""
 
+    def features(self, spec: AttentionSpec) -> list[str]:
+        """What the spec asks for, by the names that `refused` may have."""
+        return features_of(spec)
+
     def objection(self, spec: AttentionSpec) -> str | None:
         rule = self.rule(spec)
         if rule is not None:
             return rule
-        refused = (name for name in features_of(spec) if name in self._refused)
+        refused = (name for name in self.features(spec) if name in self._refused)
         return next((f"cannot do {name} here: it {self._refused[name]}" for name in refused), None)
 
     def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
@@ -127,7 +131,12 @@ class LibraryWork(WorkList):
 
 def features_of(spec: AttentionSpec) -> list[str]:
     """What a spec asks for, by the names under which it is probed."""
-    asked = {"window": spec.window > 0, "softcap": spec.softcap > 0, "sinks": spec.sinks}
+    asked = {
+        "window": spec.window > 0,
+        "softcap": spec.softcap > 0,
+        "sinks": spec.sinks,
+        "int8 caches": spec.stored_dtype == torch.int8,
+    }
     return ["causal attention", *(name for name, is_asked in asked.items() if is_asked)]
 
 
@@ -138,6 +147,7 @@ def probed_specs(plain: AttentionSpec, names: tuple[str, ...]) -> dict[str, Atte
         "window": replace(plain, window=70),
         "softcap": replace(plain, softcap=2.0),
         "sinks": replace(plain, sinks=True),
+        "int8 caches": replace(plain, cache_dtype=torch.int8),
     }
     return {name: specs[name] for name in ("causal attention", *names)}
 

@@ -1,8 +1,9 @@
-"""The back end "triton_ascend": the Triton kernel on cube cores, for what the fused operator lacks.
+"""The back end "triton_ascend": Triton's attention on cube cores, small operators on vector cores.
 
-The source is that of `kernels.gpu`, the tiles are in `tiles.json`: those that fit the vector cores'
-buffer (`make ascend`). Persistent programs, one a cube core; split tiles are put together by a
-launch of its own. The other operators are plain torch's.
+The source of attention is that of `kernels.gpu`, the tiles are in `tiles.json`: those that fit the
+vector cores' buffer with every feature (`make ascend`). Persistent programs, one a cube core; split
+tiles are put together by a launch of its own. Over int8 caches a mixed step has large tiles only:
+both classes in one kernel take Ascend's compiler minutes.
 """
 
 from __future__ import annotations
@@ -16,26 +17,36 @@ from typing import Any
 import torch
 
 from .. import probe
-from ..batch import AttentionSpec, KVCache, RaggedBatch
+from ..batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
+from ..draws import Draws
 from ..fallback import TorchOperators
 from ..gpu import attend as attention
-from ..gpu.configs import Kind, Launch
+from ..gpu.configs import Kind, Launch, padded, scaling
 from ..gpu.work import GpuWork, kind_of
 from ..library import LibraryOperators, probed_specs
+from ..operators import RopeStyle
 from ..plan import WorkList
+from .trial import wrong_small_operators
+from .vector import WIDEST_NORM, VectorCores
 
 NEEDS = "needs triton-ascend 3.2.0"
 DTYPES = (torch.float16, torch.bfloat16)
+HEAD_SIZES = (64, 80, 96, 128, 192, 256)
 SMALL_ROWS = 16  # the least that tl.dot takes
 PAGE_STEP = 128  # blocks of keys lie within a page
 SLOTS_AT_ONCE = 16  # parts that a reduction loads together
+VECTOR_CORES = 2  # of a cube core
 PROBED = AttentionSpec(4, 2, 64, 128, torch.bfloat16)
 
 
 class AscendTritonOperators(LibraryOperators):
-    """Operators on that device, which has so many cube cores; `interpreted` is for tests."""
+    """Operators on that device, which has so many cube cores; `interpreted` is for tests.
+
+    What `refused` names is left to plain torch, as are norms wider than a core's buffer.
+    """
 
     name = "triton_ascend"
+    compiles = True
 
     def __init__(
         self,
@@ -47,15 +58,23 @@ class AscendTritonOperators(LibraryOperators):
     ) -> None:
         super().__init__(TorchOperators(device), device, refused)
         self._cores = cores
+        self._vector = VectorCores(VECTOR_CORES * cores, interpreted)
         self._interpreted = interpreted
+        self._planned: GpuWork | None = None
+        self.samples = "sample" not in self._refused
+
+    @property
+    def detail(self) -> str:
+        return f"{self._cores} cube cores"
 
     def rule(self, spec: AttentionSpec) -> str | None:
         if spec.dtype not in DTYPES:
             return f"computes in {', '.join(map(str, DTYPES))}, not in {spec.dtype}"
-        if spec.is_quantised:
-            return f"caches {spec.dtype}, not {spec.stored_dtype}"
-        if spec.head_size not in _tiles():
-            return f"has tiles for heads of {', '.join(map(str, _tiles()))}, not {spec.head_size}"
+        if spec.stored_dtype == torch.float8_e4m3fn:
+            # its front end: "unexpected type fp8"; the cube cores of Atlas A2 and A3 have none
+            return "has no float8_e4m3fn: store torch.int8"
+        if spec.head_size not in HEAD_SIZES:
+            return f"has tiles for heads of {', '.join(map(str, HEAD_SIZES))}, not {spec.head_size}"
         if spec.page_tokens % PAGE_STEP:
             return f"needs pages of a multiple of {PAGE_STEP} tokens, not {spec.page_tokens}"
         if spec.group > SMALL_ROWS:
@@ -68,8 +87,11 @@ class AscendTritonOperators(LibraryOperators):
         is_fixed = split_tokens is not None
         # one specialisation for any company where bits must not depend on it
         kind = "mixed" if is_fixed else kind_of(spec, batch, SMALL_ROWS)
-        launch = _launch(spec.head_size, kind, split_tokens)
-        return GpuWork.planned(spec, batch, launch, self._cores, self._device, fixed=is_fixed)
+        launch = _launch(spec, kind, split_tokens)
+        self._planned = GpuWork.planned(
+            spec, batch, launch, self._cores, self._device, fixed=is_fixed
+        )
+        return self._planned
 
     def attend(
         self,
@@ -104,8 +126,8 @@ class AscendTritonOperators(LibraryOperators):
             out,
             work.partial,
             work.stats,
-            None,
-            None,
+            cache.k_scale,
+            cache.v_scale,
             sinks_N,
             work.counts,
             work.device_items,
@@ -118,12 +140,12 @@ class AscendTritonOperators(LibraryOperators):
             G=spec.group,
             M=spec.kv_heads,
             H=spec.head_size,
-            W=spec.head_size,
+            W=padded(spec.head_size),
             PAGE=spec.page_tokens,
             WINDOW=spec.window,
             HAS_CAP=spec.softcap > 0,
             HAS_SINKS=spec.sinks,
-            SCALING="",
+            SCALING=scaling(spec),
             ADDRESSING="page",
             LARGE_ROWS=launch.large_rows,
             LARGE_KEYS=launch.large_keys,
@@ -146,11 +168,87 @@ class AscendTritonOperators(LibraryOperators):
             G=spec.group,
             M=spec.kv_heads,
             H=spec.head_size,
-            W=spec.head_size,
+            W=padded(spec.head_size),
             PARTIAL_ROWS=work.launch.partial_rows,
             SLOTS=SLOTS_AT_ONCE,
             WIDEN=self._interpreted,
         )
+
+    def kv_write(
+        self, cache: KVCache, k_TMH: torch.Tensor, v_TMH: torch.Tensor, slots_T: Int64Array
+    ) -> None:
+        if "kv_write" in self._refused or not len(slots_T):
+            return self._rest.kv_write(cache, k_TMH, v_TMH, slots_T)
+        self._vector.kv_write(cache, k_TMH, v_TMH, self._on_device(slots_T))
+
+    def rms_norm(
+        self,
+        x: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        residual: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if "rms_norm" in self._refused or x.shape[-1] > WIDEST_NORM or not x.numel():
+            return self._rest.rms_norm(x, weight_D, eps, residual, out)
+        if out is None:
+            out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        self._vector.rms_norm(x, weight_D, eps, residual, out)
+        return out, x if residual is None else residual
+
+    def rope_(
+        self,
+        q_TNH: torch.Tensor,
+        k_TMH: torch.Tensor,
+        positions_T: Int32Array,
+        table_PR: torch.Tensor,
+        style: RopeStyle,
+    ) -> None:
+        if "rope" in self._refused or not len(positions_T):
+            return self._rest.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
+        self._vector.rope(q_TNH, k_TMH, None, self._on_device(positions_T), table_PR, style)
+
+    def rope_kv_write(
+        self,
+        q_TNH: torch.Tensor,
+        k_TMH: torch.Tensor,
+        v_TMH: torch.Tensor,
+        positions_T: Int32Array,
+        table_PR: torch.Tensor,
+        style: RopeStyle,
+        cache: KVCache,
+        slots_T: Int64Array,
+    ) -> None:
+        # interleaved pairs in 8 bits need 380 KiB of a core's 192 on their way into a cache
+        overflows = style == "llama" and cache.spec.is_quantised
+        if overflows or "rope_kv_write" in self._refused or not len(slots_T):
+            self.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
+            return self.kv_write(cache, k_TMH, v_TMH, slots_T)
+        positions, slots = self._on_device(positions_T), self._on_device(slots_T)
+        self._vector.rope(q_TNH, k_TMH, v_TMH, positions, table_PR, style, cache, slots)
+
+    def silu_mul(self, gate_up_T2F: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        if "silu_mul" in self._refused or not gate_up_T2F.numel():
+            return self._rest.silu_mul(gate_up_T2F, out)
+        if out is None:
+            shape = (gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2)
+            out = torch.empty(shape, dtype=gate_up_T2F.dtype, device=gate_up_T2F.device)
+        self._vector.silu_mul(gate_up_T2F, out)
+        return out
+
+    def sample(self, logits_RV: torch.Tensor, draws: Draws) -> torch.Tensor:
+        if not len(logits_RV):
+            return torch.empty(0, dtype=torch.int64, device=logits_RV.device)
+        return self._vector.sample(logits_RV, draws)
+
+    def _on_device(self, values: Int32Array | Int64Array) -> torch.Tensor:
+        """The array's copy on the device, the planned step's own where it's that."""
+        planned = self._planned
+        if planned is not None and values is planned.batch.positions_T:
+            return planned.positions_T
+        if planned is not None and values is planned.batch.slots_T:
+            return planned.slots_T
+        return self._upload(values)
 
 
 def load(device: torch.device) -> AscendTritonOperators:
@@ -180,13 +278,18 @@ def _cube_cores(device: torch.device) -> int:
 @cache
 def _refused(device: torch.device, cores: int) -> Mapping[str, str]:
     """What is wrong there, found once a process."""
-    specs = probed_specs(PROBED, ("window", "softcap", "sinks"))
-    return probe.refusals(AscendTritonOperators(device, cores), specs, device)
+    refused = wrong_small_operators(
+        AscendTritonOperators(device, cores), TorchOperators(device), device
+    )
+    specs = probed_specs(PROBED, ("window", "softcap", "sinks", "int8 caches"))
+    return refused | probe.refusals(AscendTritonOperators(device, cores, refused), specs, device)
 
 
-def _launch(head_size: int, kind: Kind, split_tokens: int | None) -> Launch:
+def _launch(spec: AttentionSpec, kind: Kind, split_tokens: int | None) -> Launch:
     """How a specialisation runs; warps and stages mean nothing on these cores."""
-    tile = _tiles()[head_size][kind]
+    rule = _tiles()[padded(spec.head_size), spec.is_quantised]
+    costly = f"{kind} window sinks" if spec.window and spec.sinks else kind
+    tile = rule.get(costly, rule[kind])
     large_rows, large_keys = tile.get("large", (0, 0))
     small_keys = tile.get("small_keys", 0)
     launch = {
@@ -200,6 +303,7 @@ def _launch(head_size: int, kind: Kind, split_tokens: int | None) -> Launch:
 
 
 @cache
-def _tiles() -> dict[int, dict[str, Any]]:
+def _tiles() -> dict[tuple[int, bool], dict[str, Any]]:
+    """By the padded head size and whether the cache is quantised."""
     rules = json.loads(Path(__file__).with_name("tiles.json").read_text())
-    return {rule["head_size"]: rule for rule in rules}
+    return {(rule["width"], rule["quantised"]): rule for rule in rules}

@@ -34,13 +34,20 @@ class NpuOperators(LibraryOperators):
     def rule(self, spec: AttentionSpec) -> str | None:
         return fused_infer.broken_rule(spec)
 
+    def features(self, spec: AttentionSpec) -> list[str]:
+        return super().features(spec) + fused_infer.disputed(spec)
+
+    def allocate_cache(self, spec: AttentionSpec, pages: int) -> KVCache:
+        if self.objection(spec) is None:
+            fused_infer.check_cache(spec, pages)
+        return super().allocate_cache(spec, pages)
+
     def plan(
         self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
     ) -> fused_infer.NpuWork:
         refuse_fixed_splits(self.name, split_tokens)
         work = LibraryWork.of(spec, batch)
         present = work.present
-        fused_infer.check_size(len(present.query_ends_B), batch.tokens)
         self._planned = fused_infer.NpuWork(
             spec,
             batch,

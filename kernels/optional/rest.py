@@ -15,6 +15,8 @@ from ..operators import Operators
 
 def rest_on(device: torch.device) -> Operators:
     """The other operators on that device: Triton's where it runs, else plain torch."""
+    if device.type != "cuda":
+        return TorchOperators(device)
     try:
         from ..gpu import TritonOperators
 

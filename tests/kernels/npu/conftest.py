@@ -1,21 +1,38 @@
 """A stand-in for torch_npu that records calls: real schemas, documented rules, answers on the CPU.
 
 The schemas are those that torch_npu 2.13.0 documents, and torch's own dispatcher enforces them. The
-rules are the constraints in the same text, for the layout TND with pages; a call that breaks one
-raises, as CANN would. It says nothing about speed or about what a device computes.
+rules are the constraints of the texts, for the layout TND with pages; a call that breaks one
+raises, as CANN would. `TEXTS` says where they differ: torch_npu 2.13.0's own is the strictest, that
+of CANN's operator (aclnnFusedInferAttentionScoreV5) the widest. One rule is read as all callers do:
+the first text wants fewer queries than keys in mode 3, which would forbid a prompt without history.
+It says nothing about speed or about what a device computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from hfx.kernels import AttentionSpec, reference
+
+if TYPE_CHECKING:
+    from hfx.kernels.npu.attend import AscendTritonOperators
+
+if find_spec("triton") is not None:
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels look at it when they are defined
+    from triton.runtime.interpreter import interpreter_builder
+
+    from hfx.kernels.npu import attend
+
+    del os.environ["TRITON_INTERPRET"]
 
 SCHEMAS = (
     "npu_fused_infer_attention_score_v2(Tensor query, Tensor key, Tensor value, *, "
@@ -43,6 +60,10 @@ SCHEMAS = (
     "Tensor? rotate=None) -> Tensor",
     "npu_swiglu(Tensor self, int dim=-1) -> Tensor",
 )
+TEXTS = {
+    "torch_npu": {"dtypes": (torch.bfloat16,), "sizes": (128, 192)},
+    "cann": {"dtypes": (torch.bfloat16, torch.float16), "sizes": tuple(range(16, 513, 16))},
+}
 _numbers = count()
 
 
@@ -52,7 +73,9 @@ def rule(holds: bool, text: str) -> None:
         raise RuntimeError(f"broken rule: {text}")
 
 
-def check_fused_infer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, use: dict) -> None:
+def check_fused_infer(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, use: dict, text: dict
+) -> None:
     """The documented rules of TND with pages."""
     mask, table = use["atten_mask"], use["block_table"]
     ends, lens = use["actual_seq_qlen"], use["actual_seq_kvlen"]
@@ -60,20 +83,28 @@ def check_fused_infer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, use: di
     tokens, size = q.shape[0], q.shape[2]
     rule(use["input_layout"] == "TND" and q.dim() == 3, "TND takes [T, N, D]")
     rule(all(x.is_contiguous() for x in (q, k, v)), "query, key and value are contiguous")
-    rule(all(x.dtype == torch.bfloat16 for x in (q, k, v)), "TND takes bfloat16 only")
-    rule(size in (128, 192) and q.shape[1] == heads, "D is 128 or 192")
+    rule(q.dtype in text["dtypes"], f"TND takes {text['dtypes']}")
+    rule(q.dtype == k.dtype == v.dtype, "TND has no quantised cache")
+    rule(size in text["sizes"] and q.shape[1] == heads, f"D is one of {text['sizes']}")
     rule(heads % kv_heads == 0 and heads // kv_heads <= 64, "N / KV_N is an integer up to 64")
     rule(heads <= 256 and tokens <= 1 << 20, "N is at most 256, T at most 1M")
     rule(128 <= page <= 512 and page % 128 == 0, "block_size is 128 to 512 in steps of 128")
     rule(k.shape == v.shape and k.dim() == 3, "the cache is (blocks, block_size, H)")
     rule(k.shape[1:] == (page, kv_heads * size), "the cache is (blocks, block_size, H)")
     rule(kv_heads * size <= 65535, "KV_N * D is at most 65535")
-    rule(len(ends) == len(lens) <= 4096, "one length a batch, at most 4096")
-    rule(list(ends) == sorted(ends) and ends[-1] == tokens, "actual_seq_qlen is cumulative")
+    rule(k.numel() <= 2**31 - 1, "key and value are fewer than 2^31 numbers")
+    rule(0 < len(ends) == len(lens) <= 4096, "one length a batch, at most 4096")
+    rule(all(type(each) is int for each in (*ends, *lens)), "lengths are integers on the host")
+    rule(ends[0] >= 0 and list(ends) == sorted(ends), "actual_seq_qlen is cumulative")
+    rule(ends[-1] == tokens, "actual_seq_qlen ends with T")
+    rule(min(lens) >= 0, "lengths aren't negative")
     queries = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     rule(table.dtype == torch.int32 and table.dim() == 2, "block_table is 2-D int32")
+    rule(table.numel() > 0 and table.is_contiguous(), "block_table isn't empty, and contiguous")
     rule(len(table) == len(lens), "block_table has a row a batch")
     rule(max(lens) <= table.shape[1] * page, "block_table is wide enough")
+    needed = sum(-(-length // page) for length in lens)
+    rule(needed <= len(k), "there are as many blocks as all batches need together")
     rule(use["sparse_mode"] in (3, 4), "TND with a mask is sparse mode 3 or 4")
     rule(all(q <= kv for q, kv in zip(queries, lens, strict=True)), "modes need q <= kv")
     rule(mask is not None and mask.shape == (2048, 2048), "the mask is 2048 x 2048")
@@ -82,12 +113,15 @@ def check_fused_infer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, use: di
     if use["sparse_mode"] == 4:
         before, after = use["pre_tokens"], use["next_tokens"]
         rule(before + after >= 0 and all(before >= -q for q in queries), "the band isn't empty")
+        rule(all(after >= -length for length in lens), "the band isn't empty")
     sink = use["learnable_sink"]
     if sink is not None:
         rule(sink.dtype == torch.bfloat16 and sink.shape == (heads,), "a sink is bfloat16 [N]")
-        rule(size <= 128, "sinks are for D up to 128")
-    unused = ("query_rope", "key_rope", "pse_shift", "dequant_scale_key", "quant_scale_out")
-    rule(all(use.get(name) is None for name in unused), "TND with pages takes none of these")
+        rule(size in (64, 128), "sinks are for D of 64 and 128")
+        rule(use["inner_precise"] == 0, "sinks want the precise mode")
+    unused = [name for name in use if "rope" in name or "quant" in name or name == "pse_shift"]
+    given = [name for name in unused if use[name] not in (None, 0)]
+    rule(not given, f"TND with pages takes none of {given}")
 
 
 @dataclass
@@ -95,6 +129,7 @@ class RecordingTorchNpu:
     """The stand-in. `faults` names what it gets wrong, `calls` holds (name, arguments)."""
 
     faults: frozenset[str] = frozenset()
+    text: str = "torch_npu"
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -120,7 +155,7 @@ class RecordingTorchNpu:
         arguments = self.npu_fused_infer_attention_score_v2.default._schema.arguments
         use = {each.name: each.default_value for each in arguments if each.kwarg_only} | use
         self.calls.append(("fused_infer", {"query": query, "key": key, "value": value, **use}))
-        check_fused_infer(query, key, value, use)
+        check_fused_infer(query, key, value, use, TEXTS[self.text])
         if "crash" in self.faults:
             raise RuntimeError("EZ9999: Inner Error!\nTraceBack ...")
         heads, page = use["num_key_value_heads"], use["block_size"]
@@ -198,4 +233,31 @@ class RecordingTorchNpu:
 @pytest.fixture
 def recording() -> Callable[..., RecordingTorchNpu]:
     """Makes a stand-in with those faults."""
-    return lambda *faults: RecordingTorchNpu(frozenset(faults))
+    return lambda *faults, text="torch_npu": RecordingTorchNpu(frozenset(faults), text)
+
+
+@pytest.fixture
+def ascend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AscendTritonOperators]:
+    """Makes the Triton back end of a device with so many cube cores, interpreted on the CPU."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+    def on(cores: int = 3, refused: Mapping[str, str] | None = None) -> AscendTritonOperators:
+        device = torch.device("cpu")
+        return attend.AscendTritonOperators(device, cores, refused, interpreted=True)
+
+    return on
+
+
+@pytest.fixture(params=["forwards", "backwards", "shuffled"])
+def program_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Programs of a launch run in that order."""
+    set_index = interpreter_builder.set_grid_idx
+
+    def permuted(x: int, y: int, z: int) -> None:
+        columns = interpreter_builder.grid_dim[0]
+        order = np.random.default_rng(columns).permutation(columns)
+        column = {"forwards": x, "backwards": columns - 1 - x, "shuffled": int(order[x])}
+        set_index(column[request.param], y, z)
+
+    monkeypatch.setattr(interpreter_builder, "set_grid_idx", permuted)
+    return request.param

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hfx.kernels as kernels
-from hfx.kernels import AttentionSpec, RaggedBatch
+from hfx.kernels import AttentionSpec, KVCache, RaggedBatch
 from hfx.kernels.fallback import TorchOperators
 from hfx.kernels.npu import NpuOperators, tried
 
@@ -104,14 +104,16 @@ def test_a_step_without_tokens_calls_nothing(recording):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"dtype": torch.float16}, "computes in torch.bfloat16, not in torch.float16"),
+        ({"dtype": torch.float32}, "torch.bfloat16 and torch.float16, not in torch.float32"),
         ({"softcap": 3.0}, "has no soft-cap, 3.0 was asked for"),
-        ({"head_size": 64}, "needs a head size of 128 or 192, not 64"),
+        ({"head_size": 72}, "takes heads of 64, 80, 96, 128, 192, 256, not 72"),
         ({"page_tokens": 64}, "needs pages of a multiple of 128 tokens up to 512, not 64"),
         ({"query_heads": 130, "kv_heads": 2}, "groups of up to 64 heads, not 65"),
         ({"query_heads": 320, "kv_heads": 5}, "up to 256 query heads, not 320"),
-        ({"head_size": 192, "sinks": True}, "sinks for heads of up to 128, not 192"),
-        ({"cache_dtype": torch.int8}, "caches torch.bfloat16, not torch.int8"),
+        ({"head_size": 192, "sinks": True}, "sinks for heads of 64 and 128, not 192"),
+        ({"dtype": torch.float16, "sinks": True}, "sinks in torch.bfloat16, not in torch.float16"),
+        ({"cache_dtype": torch.int8}, "no caches of 8 bits in layout TND, torch.int8 was asked"),
+        ({"cache_dtype": torch.float8_e4m3fn}, "no caches of 8 bits in layout TND"),
     ],
     ids=str,
 )
@@ -123,16 +125,77 @@ def test_what_the_operator_does_not_take_is_objected_to(changes, says, recording
         operators.allocate_cache(spec_of(**changes), 1)
 
 
-def test_steps_too_large_for_one_call_and_fixed_splits_are_refused(recording):
-    operators = NpuOperators(CPU, recording())
-    many = RaggedBatch(np.arange(4098), np.ones(4097), np.zeros((4097, 1)), 128)
+DISPUTED = [{"head_size": size} for size in (64, 80, 96, 192, 256)] + [{"dtype": torch.float16}]
 
-    with pytest.raises(ValueError, match="4097 sequences and 4097 tokens is too large"):
-        operators.plan(spec_of(), many)
+
+@pytest.mark.parametrize("changes", DISPUTED, ids=str)
+def test_what_only_some_texts_allow_is_done_where_the_library_does_it(
+    changes, recording, step_of, close
+):
+    operators = tried(CPU, recording(text="cann"))
+    step = step_of(operators, spec_of(**changes), MIX)
+
+    assert operators.objection(step.spec) is None
+    work = operators.plan(step.spec, step.batch)
+    close(operators.attend(step.q_TNH, step.cache, work), step.truth_TNH)
+
+
+@pytest.mark.parametrize("changes", DISPUTED, ids=str)
+def test_and_objected_to_with_the_librarys_own_words_where_not(changes, recording):
+    operators = tried(CPU, recording())
+
+    objection = operators.objection(spec_of(**changes))
+
+    if changes == {"head_size": 192}:  # this text allows it
+        assert objection is None
+    else:
+        assert "here: it fails with RuntimeError: broken rule: " in str(objection)
+
+
+def test_sequences_that_share_pages_are_called_in_groups_that_the_cache_could_hold(
+    recording, step_of, close
+):
+    library = recording()
+    operators = NpuOperators(CPU, library)
+    step = step_of(operators, spec_of(), [(1, 300), (5, 290), (2, 260), (1, 400)])
+    shared = step.batch.table_SC[:1].repeat(4, axis=0)
+    batch = RaggedBatch(
+        step.batch.query_starts, np.array([300, 300, 300, 300]), shared, step.spec.page_tokens
+    )
+    small = KVCache("fused_infer", step.spec, step.cache.k[:7], step.cache.v[:7])
+    batch.table_SC[:] = [[6, 0, 3, 0]] * 4  # 3 pages each, 7 in all: two sequences a call
+    small.k.nan_to_num_(), small.v.nan_to_num_()
+
+    answer = operators.attend(step.q_TNH, small, operators.plan(step.spec, batch))
+
+    plain = TorchOperators(CPU)
+    close(answer, plain.attend(step.q_TNH, small, plain.plan(step.spec, batch)).double())
+    calls = library.named("fused_infer")
+    assert [call["actual_seq_qlen"] for call in calls] == [[1, 6], [2, 3]]
+
+
+def test_steps_too_large_for_one_call_take_several(recording):
+    library = recording()
+    operators = NpuOperators(CPU, library)
+    spec = spec_of(query_heads=1, kv_heads=1)
+    many = RaggedBatch(np.arange(4099), np.ones(4098), np.zeros((4098, 1)), 128)
+    cache = operators.allocate_cache(spec, 4098)
+    q_TNH = torch.ones(4098, 1, 128, dtype=torch.bfloat16)
+
+    answer = operators.attend(q_TNH, cache, operators.plan(spec, many))
+
+    assert [len(call["actual_seq_qlen"]) for call in library.named("fused_infer")] == [4096, 2]
+    assert answer.shape == q_TNH.shape
+
+
+def test_fixed_splits_and_caches_beyond_its_addresses_are_refused(recording):
+    operators = NpuOperators(CPU, recording())
+    none = RaggedBatch(np.array([0]), [], np.empty((0, 1)), 128)
+
     with pytest.raises(ValueError, match="split_tokens is 128"):
-        operators.plan(
-            spec_of(), RaggedBatch(np.array([0]), [], np.empty((0, 1)), 128), split_tokens=128
-        )
+        operators.plan(spec_of(), none, split_tokens=128)
+    with pytest.raises(ValueError, match=r"pages is 65536: .* up to 65535 pages of 128 tokens"):
+        operators.allocate_cache(spec_of(), 65536)
 
 
 def test_the_stand_in_refuses_what_the_documentation_refuses(recording, step_of):
@@ -150,6 +213,19 @@ def test_the_stand_in_refuses_what_the_documentation_refuses(recording, step_of)
         "contiguous": {"query": call["query"].transpose(0, 1).contiguous().transpose(0, 1)},
         "steps of 128": {"block_size": 64},
         "sink is bfloat16": {"learnable_sink": torch.zeros(4)},
+        "precise mode": {"learnable_sink": torch.zeros(4).bfloat16(), "inner_precise": 1},
+        "as many blocks": {
+            "actual_seq_kvlen": [call["block_table"].shape[1] * 128] * 2,
+            **{name: call[name][:2] for name in ("key", "value")},
+        },
+        "no quantised cache": {name: call[name].to(torch.int8) for name in ("key", "value")},
+        "takes none of .*dequant_scale_key": {"dequant_scale_key": torch.ones(1)},
+        "takes none of .*key_quant_mode": {"key_quant_mode": 5},
+        "ends with T": {"actual_seq_qlen": [1, 3]},
+        "q <= kv": {"actual_seq_kvlen": [2, 5]},
+        "wide enough": {"block_table": call["block_table"][:, :1].contiguous()},
+        "band isn't empty": {"sparse_mode": 4, "pre_tokens": 5, "next_tokens": -6},
+        "mode 3 or 4": {"sparse_mode": 0},
     }
 
     for says, change in wrong.items():
@@ -186,7 +262,7 @@ def test_a_back_end_whose_attention_fails_at_start_up_refuses_with_the_reason(
 
 
 def test_all_is_used_where_all_is_right(recording):
-    operators = tried(CPU, recording())
+    operators = tried(CPU, recording(text="cann"))
 
     assert not operators._refused
 
