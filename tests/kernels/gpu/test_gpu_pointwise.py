@@ -23,6 +23,14 @@ def caches(operators, spec: AttentionSpec) -> tuple[KVCache, KVCache]:
     return both
 
 
+def set_scales(cache: KVCache, k_scale: float, v_scale: float) -> None:
+    """Give a cache that has one scale for all its keys, and one for its values, these."""
+    if cache.spec.is_quantised and cache.spec.cache_scaling == "tensor":
+        assert cache.k_scale is not None and cache.v_scale is not None
+        cache.k_scale.fill_(k_scale)
+        cache.v_scale.fill_(v_scale)
+
+
 def assert_same(cache: KVCache, other: KVCache) -> None:
     for mine, theirs in (
         (cache.k, other.k),
@@ -43,6 +51,8 @@ def test_tokens_land_in_their_slots_and_nowhere_else(operators, dtype, stored, s
     fused = torch.randn(5, 700).to(dtype)
     k_TMH, v_TMH = fused[:, 200:440].view(-1, 3, 80), fused[:, 450:690].view(-1, 3, 80)
     k_TMH[2, 1] = 0.0  # no scale to be found
+    set_scales(cache, 0.25, 3.0)
+    set_scales(plain, 0.25, 3.0)
     slots_T = np.array([3, 63, 16, 0, 31])
 
     operators.kv_write(cache, k_TMH, v_TMH, slots_T)
@@ -70,9 +80,14 @@ def test_rotation_in_place_is_plain_torchs(operators, dtype, style, rotary):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("stored", STORED, ids=str)
 @pytest.mark.parametrize(("style", "rotary"), [("neox", 64), ("llama", 64), ("neox", 32)])
-def test_rotating_and_writing_at_once_is_both_in_turn(operators, dtype, stored, style, rotary):
-    spec = AttentionSpec(6, 3, 64, 16, dtype, cache_dtype=stored)
+@pytest.mark.parametrize("scaling", ["token", "tensor"])
+def test_rotating_and_writing_at_once_is_both_in_turn(
+    operators, dtype, stored, style, rotary, scaling
+):
+    spec = AttentionSpec(6, 3, 64, 16, dtype, cache_dtype=stored, cache_scaling=scaling)
     together, apart = caches(operators, spec)[0], caches(operators, spec)[0]
+    set_scales(together, 0.25, 3.0)
+    set_scales(apart, 0.25, 3.0)
     slots_T, positions_T = np.arange(3, 8), np.arange(5, dtype=np.int32) * 5
     table_PR = rope_table(rotary, 10000.0, 300)
     qkv = torch.randn(5, 12 * 64).to(dtype)
