@@ -18,7 +18,12 @@ CURLS = [text for _, text in BLOCKS if text.startswith("curl ")]
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 PRINTED_URL = "http://127.0.0.1:8000"
 # What the bundled model answers to the README's questions, by a word of the program that asks.
-ANSWERS = {"stream=True": "Red", "LLM(": "Paris", '"on_miss"': "ttft_ms"}
+ANSWERS = {
+    "stream=True": "Red",
+    "LLM(": "Paris",
+    '"on_miss"': "ttft_ms",
+    "SlackPolicy(": "chat 11",
+}
 
 
 def recipe(target: str, *variables: str) -> str:
@@ -74,6 +79,13 @@ def test_a_python_example_runs_and_prints(url: str, program: str, tmp_path: Path
     assert done.stdout.strip()
     for marker, answer in ANSWERS.items():
         assert marker not in program or answer in done.stdout
+
+
+def test_the_loop_without_an_engine_fits_on_a_screen() -> None:
+    (program,) = [program for program in PROGRAMS if "SlackPolicy(" in program]
+
+    assert len(program.splitlines()) <= 60
+    assert not re.search(r"hfx\.(engine|serve)|import LLM", program)
 
 
 def test_every_promised_answer_is_asked_for() -> None:
