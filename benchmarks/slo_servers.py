@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfx.bench.client import Target
 from hfx.models.hub import bundled_path
 
 from . import peers
@@ -69,20 +68,13 @@ class Servers:
     _stack: ExitStack = field(default_factory=ExitStack)
     _running: dict[str, ServerProcess] = field(default_factory=dict)
 
-    def target(self, policy: Policy) -> Target:
-        """Where to send requests for this policy."""
+    def server(self, policy: Policy) -> ServerProcess:
+        """The one with this policy, ready or not."""
         if policy.key not in self._running:
             port = free_port()
             words = command(policy, port, self.profile, self.floor)
             self._running[policy.key] = self._stack.enter_context(serving(words, port))
-        server = self._running[policy.key]
-        server.check()
-        return target(server.base_url)
-
-    def start(self, *policies: Policy) -> None:
-        """Start them side by side."""
-        for policy in policies:
-            self.target(policy)
+        return self._running[policy.key]
 
     def __enter__(self) -> "Servers":
         return self
@@ -96,18 +88,8 @@ class Servers:
         self._running.clear()
 
 
-def target(base_url: str) -> Target:
-    """Requests of exact lengths; the model is whatever it serves."""
-    return Target(
-        base_url=base_url,
-        model="",
-        ignore_eos=True,
-        extra_body={"temperature": 0},
-    )
-
-
 @contextmanager
-def vllm_cpu(python: Path, folder: Path) -> Iterator[tuple[ServerProcess, Target]]:
+def vllm_cpu(python: Path, folder: Path) -> Iterator[ServerProcess]:
     """vLLM for CPUs on the bundled model in bf16, with its priority scheduling.
 
     `python` is its environment's (`make peers`). Its other settings are its own defaults.
@@ -124,7 +106,7 @@ def vllm_cpu(python: Path, folder: Path) -> Iterator[tuple[ServerProcess, Target
     port = free_port()
     words = peers.vllm_command(python, model, port, RUNNING, MODEL_TOKENS)
     with serving(words, port, peers.vllm_environment(python)) as server:
-        yield server, target(server.base_url)
+        yield server
 
 
 def peer_python() -> Path | None:
