@@ -123,8 +123,10 @@ class AsyncEngine:
         """Tell an observer, in the engine's thread, about steps and ends from now on."""
         self._commands.put(lambda: self._engine.add_observer(observer))
 
-    def generate(self, request: Request) -> DeltaStream:
+    def generate(self, request: Request, *, foresee: bool = False) -> DeltaStream:
         """Admit a request; iterate over the answer for its deltas, close or cancel to abort.
+
+        To `foresee` is to keep what it could expect although it was promised nothing.
 
         Raises:
             EngineFull: the queue is as long as it may get.
@@ -136,7 +138,7 @@ class AsyncEngine:
         outbox = self._outbox_of(asyncio.get_running_loop())
         mailbox = self._mailboxes[request.id] = Mailbox(request.id)
         heard_s = self.clock.now_s()
-        self._commands.put(lambda: self._add(request, mailbox, outbox, heard_s))
+        self._commands.put(lambda: self._add(request, mailbox, outbox, heard_s, foresee))
         return DeltaStream(mailbox, self)
 
     async def admit(self, requests: Sequence[Request]) -> list[DeltaStream]:
@@ -336,8 +338,15 @@ class AsyncEngine:
         self._publish(self._engine.step())
         self._stalled = self._engine.steps == steps
 
-    def _add(self, request: Request, mailbox: Mailbox, outbox: Outbox, heard_s: float) -> None:
-        self._engine.add(request, heard_s)
+    def _add(
+        self,
+        request: Request,
+        mailbox: Mailbox,
+        outbox: Outbox,
+        heard_s: float,
+        foresee: bool = False,
+    ) -> None:
+        self._engine.add(request, heard_s, foresee=foresee)
         self._readers[request.id] = (mailbox, outbox)
 
     def _admit(

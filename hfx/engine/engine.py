@@ -132,10 +132,11 @@ class Engine:
                 "max_model_len"
             )
 
-    def add(self, request: Request, heard_s: float | None = None) -> None:
+    def add(self, request: Request, heard_s: float | None = None, *, foresee: bool = False) -> None:
         """Let a request wait for its turn. Its `max_tokens` is cut to what the context allows.
 
-        `heard_s` is when it was handed over, where a step had to end first.
+        `heard_s` is when it was handed over, where a step had to end first. What it could expect is
+        kept in its account if something was promised, or if asked to `foresee`.
 
         Raises:
             ValueError: see `check`; or a live request has the same id.
@@ -144,8 +145,8 @@ class Engine:
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         sequence = self._sequence(request, heard_s)
-        if is_promise(request.objective):
-            sequence.account.outlook = self.outlook(request)
+        if foresee or is_promise(request.objective):
+            sequence.account.outlook = self._foreseen(request)
         self._live[request.id] = sequence
         self._expiries.add(sequence)
         insort(self._waiting, sequence, key=lambda waiting: waiting.order)
@@ -249,6 +250,14 @@ class Engine:
             text=TextStream(self._decode, sampling, request.prompt_token_ids),
             account=self._meter.open(request.objective, arrival_s, heard_s or now_s),
         )
+
+    def _foreseen(self, request: Request) -> Outlook | None:
+        """`outlook`, but one that fails is a request without a prediction, and not a dead engine."""
+        try:
+            return self.outlook(request)
+        except Exception:
+            logger.exception("request %s could not be predicted", request.id)
+            return None
 
     def _view(self, now_s: float) -> View:
         return View(self._running, self._waiting, self._live, self.pool, now_s)

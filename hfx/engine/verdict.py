@@ -46,16 +46,16 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a promise, by target, and by both rules as a whole."""
+    """What became of a promise, by target, and by both rules as a whole.
+
+    `cause` is that of the first target that was missed, or of a token that was late by the
+    cumulative rule although its mean was kept.
+    """
 
     targets: dict[Target, Judged]
     is_met: bool
     is_met_cumulatively: bool
-
-    @property
-    def cause(self) -> Cause | None:
-        """Why it was missed: the cause of the first target that was."""
-        return next((judged.cause for judged in self.targets.values() if judged.cause), None)
+    cause: Cause | None = None
 
 
 def verdict(end: Delta) -> Verdict | None:
@@ -78,10 +78,12 @@ def verdict(end: Delta) -> Verdict | None:
     is_whole = end.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
     others_met = is_whole and all(each.is_met for name, each in judged.items() if name != "tpot")
     on_time = account.late_s is None or account.late_s <= 0
+    cause = next((each.cause for each in judged.values() if each.cause), None)
     return Verdict(
         judged,
         others_met and ("tpot" not in judged or judged["tpot"].is_met),
         others_met and on_time,
+        cause if on_time else cause or _largest(_AVOIDABLE, _parts("deadline", account)),
     )
 
 
@@ -134,8 +136,12 @@ def _cause(target: Target, target_s: float, end: Delta) -> Cause:
     own = _OWN[target]
     allowed_s = target_s * (max(1, end.output_tokens - 1) if target == "tpot" else 1)
     if sum(map(parts, own)) > allowed_s or not any(map(parts, _AVOIDABLE)):
-        return max(own, key=parts)
-    return max(_AVOIDABLE, key=parts)
+        return _largest(own, parts)
+    return _largest(_AVOIDABLE, parts)
+
+
+def _largest(causes: tuple[Cause, ...], parts: Callable[[Cause], float]) -> Cause:
+    return max(causes, key=parts)
 
 
 def _parts(target: Target, account: Account) -> Callable[[Cause], float]:

@@ -41,7 +41,7 @@ def application(site: Site) -> ASGIApp:
             allow_origins=site.http.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )
     return Trace(
         guarded,

@@ -94,7 +94,7 @@ class Generation(Response):
 
     async def _submitted(self, ask: Ask) -> Deltas:
         try:
-            return await Deltas.of(self._engine, ask.requests)
+            return await Deltas.of(self._engine, ask.requests, foresee=ask.tells_metrics)
         except (EngineError, ValueError) as error:
             refused = refusal(error, ask.promise)
             if refused.status == 429:

@@ -245,7 +245,13 @@ OPTIONS: tuple[Option, ...] = (
     *_rows(
         "cache and scheduling",
         "engine.scheduler.",
-        ("scheduling-policy", "scheduling_policy", "which request goes first", {}),
+        (
+            "scheduling-policy",
+            "scheduling_policy",
+            "what each step computes: hfx keeps every request's promise, by the cost model; the "
+            "others are what it is compared with, fcfs what it is without a cost model",
+            {},
+        ),
         ("max-num-seqs", "max_num_seqs", "requests that run at the same time", _COUNT),
         (
             "max-num-batched-tokens",

@@ -21,10 +21,13 @@ class Deltas:
         self._streams = streams
 
     @classmethod
-    async def of(cls, engine: AsyncEngine, requests: Sequence[Request]) -> "Deltas":
+    async def of(
+        cls, engine: AsyncEngine, requests: Sequence[Request], *, foresee: bool = False
+    ) -> "Deltas":
         """Have an engine compute all of `requests` or, where it refuses one, none.
 
-        Only requests that would rather be refused than served late wait for its answer.
+        Only requests that would rather be refused than served late wait for its answer. To
+        `foresee` is to have a prediction of those, too, that were promised nothing.
 
         Raises:
             EngineError, ValueError: it refuses one of them.
@@ -34,7 +37,7 @@ class Deltas:
         streams: list[DeltaStream] = []
         try:
             for request in requests:
-                streams.append(engine.generate(request))
+                streams.append(engine.generate(request, foresee=foresee))
         except BaseException:
             cls(streams).close()
             raise

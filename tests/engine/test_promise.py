@@ -368,6 +368,19 @@ def test_admission_that_fails_fails_its_request_and_not_the_engine(
     serve(engine, test)
 
 
+def test_a_prediction_that_fails_costs_a_request_its_prediction_and_nothing_else(
+    make_engine: Make, promised: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    oracle = Oracle()
+    oracle.outlook = lambda *_: 1 / 0  # type: ignore[assignment, method-assign]
+
+    ends = run(make_engine(admission=oracle), promised("a", SOFT, max_tokens=2))
+
+    assert ends["a"].finish_reason is FinishReason.LENGTH
+    assert ends["a"].account.outlook is None
+    assert "request a could not be predicted" in caplog.text
+
+
 class Priced:
     """Stands for prices: a second for each prompt token, half a second a step of decodes."""
 

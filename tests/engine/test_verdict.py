@@ -69,10 +69,11 @@ def test_a_promise_is_kept_if_each_target_is(objective: Objective, is_met: bool)
 def test_the_two_rules_differ_where_a_stall_is_made_up_for_and_where_a_lead_is_spent() -> None:
     promise = Objective(ttft_s=2.0, tpot_s=0.5)
 
-    stalled = judged(promise, gaps_s=0.5, late_s=0.7)
+    stalled = judged(promise, gaps_s=0.5, late_s=0.7, later={"interference": 1.0, "kv": 0.2})
     ahead = judged(promise, gaps_s=0.6, late_s=-0.1)
 
     assert (stalled.is_met, stalled.is_met_cumulatively) == (True, False)
+    assert (stalled.cause, stalled.targets["tpot"].cause) == ("interference", None)
     assert (ahead.is_met, ahead.is_met_cumulatively) == (False, True)
 
 

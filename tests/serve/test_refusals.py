@@ -233,9 +233,10 @@ def test_metrics_can_be_asked_for_everywhere(play: Play) -> None:
         answer = await call.answer()
 
         assert answer["metrics"]["slo"] is None
+        assert answer["metrics"]["predicted"]["deadline_ms"] == {"mean": 2000.0, "upper": 3000.0}
         assert "service_tier" not in answer
 
-    play(scene, per_request_metrics=True)
+    play(scene, per_request_metrics=True, admission=Decides())
 
 
 def test_an_estimate_has_an_interval_around_its_mean(play: Play) -> None:
