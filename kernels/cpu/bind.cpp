@@ -18,6 +18,7 @@
 namespace nb = nanobind;
 
 void bind_linear(nb::module_& m);
+void bind_sources(nb::module_& m);
 
 namespace {
 
@@ -221,4 +222,5 @@ NB_MODULE(_cpu, m) {
         nb::arg("slots"), nb::arg("page_tokens"), nb::arg("bf16"), nb::arg("threads"),
         nb::arg("level"));
   bind_linear(m);
+  bind_sources(m);
 }

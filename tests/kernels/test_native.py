@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hfx.kernels import _cpu
+from hfx.kernels.cpu.build import fingerprint, warn_if_stale
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "kernels" / "cpu").glob("*_impl.hpp"))
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
@@ -25,6 +28,23 @@ def test_the_stub_is_what_the_extension_says(tmp_path):
     assert stub.read_text() == (ROOT / "kernels" / "_cpu.pyi").read_text(), (
         "run `python -m nanobind.stubgen -m hfx.kernels._cpu -o kernels/_cpu.pyi`"
     )
+
+
+def test_the_extension_knows_the_sources_that_it_was_built_from():
+    assert _cpu.sources() == fingerprint()
+    assert not warn_if_stale()
+
+
+def test_a_source_that_was_edited_since_the_build_is_told(tmp_path, caplog):
+    folder = tmp_path / "cpu"
+    shutil.copytree(ROOT / "kernels" / "cpu", folder)
+    source = folder / "team.cpp"
+    source.write_text(source.read_text() + "// changed\n")
+
+    assert warn_if_stale(folder)
+    assert "built from other sources" in caplog.text and "pip install -e ." in caplog.text
+    (tmp_path / "wheel").mkdir()
+    assert not warn_if_stale(tmp_path / "wheel")  # no sources: nothing to compare with
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++ to compile one object a source")
