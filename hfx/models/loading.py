@@ -69,8 +69,9 @@ def load(
         dtype=dtype,
         spec=attention_spec(spec, dtype, USUAL_PAGE_TOKENS),
     )
-    if torch.device(device).type == "cpu":
-        check_fits(weight_bytes(spec, dtype.itemsize), location.name)
+    at = torch.device(device)
+    needed_bytes = weight_bytes(spec, dtype.itemsize, packed=at.type == "cpu")
+    check_fits(needed_bytes, location.name, at)
     report("building the tokenizer", 0.0)
     tokenizer = checkpoint.tokenizer()
     chat = checkpoint.chat_template(tokenizer, config.chat_template)
@@ -78,7 +79,7 @@ def load(
     generation = generation.ending_with((tokenizer.eos_token_id,))
     if config.generation_config == "hfx":
         generation = generation.only_endings()
-    weights = load_weights(checkpoint, operators, dtype, torch.device(device), report)
+    weights = load_weights(checkpoint, operators, dtype, at, report)
     return LoadedModel(
         name=config.served_model_name[0] if config.served_model_name else location.name,
         title=location.name,

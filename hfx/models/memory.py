@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
 from .spec import DecoderSpec
 
 MEMINFO = Path("/proc/meminfo")
@@ -18,12 +20,13 @@ CGROUPS = (  # (limit, use) of version 2 and of version 1, as a container sees i
 GIB = 1 << 30
 
 
-def weight_bytes(spec: DecoderSpec, itemsize: int) -> int:
+def weight_bytes(spec: DecoderSpec, itemsize: int, *, packed: bool = True) -> int:
     """What the loaded decoder occupies, position table included.
 
-    A tied embedding counts twice: rows are looked up in one form and multiplied in a packed one.
+    Where linears are `packed`, a tied embedding counts twice: rows are looked up in one form and
+    multiplied in another.
     """
-    tied = spec.vocabulary * spec.width if spec.tied_embeddings else 0
+    tied = spec.vocabulary * spec.width if packed and spec.tied_embeddings else 0
     positions = 4 * spec.max_positions * spec.head_size
     return (spec.parameters + tied) * itemsize + positions
 
@@ -36,18 +39,27 @@ def available_bytes() -> int | None:
     return min(found) if found else None
 
 
-def check_fits(needed_bytes: int, what: str) -> None:
-    """Raise unless so much memory is available.
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that could still be taken there, or None where the system doesn't say."""
+    if device.type == "cpu":
+        return available_bytes()
+    free, _ = getattr(torch, device.type).mem_get_info(device)
+    return int(free)
+
+
+def check_fits(needed_bytes: int, what: str, device: torch.device) -> None:
+    """Raise unless so much memory is available there.
 
     Raises:
         MemoryError: it isn't; the message says how much is needed and how much there is.
     """
-    available = available_bytes()
+    available = free_bytes(device)
     if available is not None and needed_bytes > available:
+        where = "" if device.type == "cpu" else f" on {device}"
         raise MemoryError(
             f"{what} needs {needed_bytes / GIB:.2f} GiB for its weights, and "
-            f"{available / GIB:.2f} GiB of memory are available: free some, or take a smaller "
-            "model or dtype"
+            f"{available / GIB:.2f} GiB of memory are available{where}: free some, or take a "
+            "smaller model or dtype"
         )
 
 

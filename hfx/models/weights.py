@@ -33,14 +33,14 @@ class _Source:
         """The named tensors on top of each other, [sum of rows, columns]."""
         rows = [self.shapes[name][0] for name in names]
         shape = (sum(rows), *self.shapes[names[0]][1:])
-        tensor = torch.empty(shape, dtype=self.dtype, device=self.device)
+        tensor = torch.empty(shape, dtype=self.dtype)
         start = 0
         for name, count in zip(names, rows, strict=True):
             part = tensor[start : start + count]
             # A vector is read as one row.
             self.checkpoint.read(name, part if part.dim() == 2 else part.unsqueeze(0))
             start += count
-        return tensor
+        return tensor.to(self.device)  # whole, since small copies to a device are slow
 
     def linear(self, operators: Operators, *names: str, gated: bool = False) -> LinearWeights:
         """The named linear layers as one, packed."""
