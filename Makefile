@@ -62,7 +62,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The operators by pytest-benchmark, then the server. ARGS are the server's.
 bench: install
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds
 	$(BIN)/python -m benchmarks.serve $(ARGS)
 
 clean:

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,47 +20,55 @@ from typing import Any
 import numpy as np
 import torch
 
-from hfx.bench.record import Record
+from hfx.bench.record import ROOT, Record
 from hfx.kernels import Operators, WorkList, select
 
 from .attention_cases import CASES, FEATURES, GUIDE, Case, Inputs, batch_of
-from .attention_peers import call_of
-from .attention_plot import plot
+from .attention_cost import predict, quantities_of
+from .attention_peers import Call, call_of
+from .attention_plot import FORMATS, plot
 from .attention_roofs import Probes
 from .record import finish, parser, print_rows
 from .timing import medians_s
 
-TOLERANCE = {torch.bfloat16: 2e-2, torch.int8: 8e-2}  # by stored type, relative to 1 + |expected|
-MEMORY_BYTES = 160 << 20  # of caches taken in turn: keys and values come from memory
 ASYNCHRONOUS_LAUNCHES = 20  # of a device that is waited for once in so many
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A case's row, what its prediction is made of, and why a peer wasn't timed, by its name."""
+
+    row: dict[str, Any]
+    quantities: tuple[float, ...]
+    not_timed: dict[str, str]
 
 
 def measure(
     case: Case, operators: Operators, device: str, threads: int, against: Sequence[str], rounds: int
-) -> dict[str, Any]:
-    """One row."""
+) -> Measured:
+    """One row.
+
+    Raises:
+        ArithmeticError: it is wrong, and so not timed.
+    """
     inputs = Inputs.of(case, device)
     error = inputs.error(operators)
-    if not error < TOLERANCE[inputs.spec.stored_dtype]:
-        raise SystemExit(f"{case.name}: off by {error}: not timed")
-    caches = [inputs.cache(operators)]
-    copies = MEMORY_BYTES // (caches[0].k.nbytes + caches[0].v.nbytes)
-    caches += [inputs.cache(operators) for _ in range(copies)]
+    caches = inputs.caches(operators)
     turn = cycle(caches)
     work, out = operators.plan(inputs.spec, inputs.batch), torch.empty_like(inputs.q_TNH)
     probes = Probes.of(caches, threads)
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Call] = {
         "ours": lambda: operators.attend(inputs.q_TNH, next(turn), work, out, inputs.sinks_N),
         "read": probes.read,
         "product": probes.product,
     }
     peers = {name: call_of(name, inputs) for name in against}
-    ways |= {name: call for name, call in peers.items() if call is not None}
+    ways |= {name: call for name, call in peers.items() if not isinstance(call, str)}
     times_s = _medians_s(ways, device, rounds)
     flops = 4.0 * work.visible_pairs * inputs.spec.query_heads * inputs.spec.head_size
     roof_s = probes.roof_s(flops, inputs.kv_bytes, times_s["read"], times_s["product"])
     ours_s = times_s["ours"]
-    return {
+    row = {
         "case": case.name,
         "device": device,
         "backend": operators.name,
@@ -75,7 +84,10 @@ def measure(
         **_shape_of(work, threads),
         "load": os.getloadavg()[0],
         **{f"{name}_us": times_s[name] * 1e6 if name in times_s else None for name in against},
+        "predicted_us": None,
     }
+    reasons = {name: call for name, call in peers.items() if isinstance(call, str)}
+    return Measured(row, quantities_of(work, threads), reasons)
 
 
 def _medians_s(
@@ -111,20 +123,25 @@ def _shape_of(work: WorkList, programs: int) -> dict[str, float | None]:
     }
 
 
-def predict(rows: Sequence[dict[str, Any]]) -> None:
-    """Add what two speeds and a start, fitted to the other rows, say about each."""
-    features = np.array(
-        [
-            [r["us"] * r["useful_gflops"] * (r["padded"] or 1), r["us"] * r["kv_gbps"], 1e3]
-            for r in rows
-        ]
-    )
-    actual_us = np.array([r["us"] for r in rows])
-    for i, row in enumerate(rows):
-        others = np.arange(len(rows)) != i
-        relative = features[others] / actual_us[others, None]
-        weights, *_ = np.linalg.lstsq(relative, np.ones(len(relative)), rcond=None)
-        row["predicted_us"] = float(features[i] @ weights)
+def print_predictions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """How far predictions are from times, over all cases."""
+    errors = [abs(row["predicted_us"] / row["us"] - 1) for row in rows if row["predicted_us"]]
+    if errors:
+        print(
+            f"\npredicted against actual: off by {statistics.median(errors):.0%} in the median, "
+            f"{max(errors):.0%} at most"
+        )
+
+
+def print_not_timed(measured: Sequence[Measured]) -> None:
+    """Each peer's reasons, with the cases that they hold for."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for each in measured:
+        for name, reason in each.not_timed.items():
+            cases.setdefault((name, reason), []).append(each.row["case"])
+    for (name, reason), names in cases.items():
+        where = "any case" if len(names) == len(measured) else "; ".join(names)
+        print(f"{name} not timed in {where}: {reason}")
 
 
 def plan_us(operators: Operators, rounds: int) -> float:
@@ -160,10 +177,20 @@ def summary_of(rows: Sequence[Mapping[str, Any]], threads: int) -> dict[str, flo
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def print_static(device: str) -> None:
+def print_static(options: argparse.Namespace) -> None:
     """What can be said without the device: the compiled kernels' table."""
-    print(f"no {device} here: static, not timed", flush=True)
-    raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.targets"]).returncode)
+    print(f"no {options.device} here: static, not timed", flush=True)
+    command = [sys.executable, "-m", "benchmarks.targets"]
+    if options.device == "npu":
+        ascend = ROOT / ".venv-ascend" / "bin" / "python"
+        if not ascend.exists():
+            raise SystemExit(
+                "the table needs Ascend's compilers in a venv of their own: make ascend"
+            )
+        command = [str(ascend), "-m", "benchmarks.targets_ascend"]
+    elif options.only:
+        command += ["--only", options.only]
+    raise SystemExit(subprocess.run(command, cwd=ROOT).returncode)
 
 
 def is_present(device: str) -> bool:
@@ -177,34 +204,56 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--backend", help="of ours; without it, the first that can run")
     options.add_argument(
         "--against",
-        default="sdpa",
+        type=lambda names: [name for name in names.split(",") if name],
+        default=["sdpa"],
         help="others, by commas: sdpa, flex, or a back end of ours such as flash_attn, flashinfer",
     )
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--only", default="", help="cases whose name contains this")
     options.add_argument("--plot", type=Path, metavar="FILE", help="write a roofline, SVG or PNG")
-    return options.parse_args(arguments)
+    parsed = options.parse_args(arguments)
+    if parsed.plot and parsed.plot.suffix not in FORMATS:
+        options.error(f"--plot is {parsed.plot}: its name must end in one of {', '.join(FORMATS)}")
+    if parsed.threads < 1:
+        options.error(f"--threads is {parsed.threads}: at least 1 is needed")
+    return parsed
+
+
+def measure_all(options: argparse.Namespace, rounds: int) -> tuple[Operators, list[Measured]]:
+    """Every case that was chosen, by the back end that was.
+
+    Raises:
+        RuntimeError, ValueError, ArithmeticError: there is none, or it's wrong.
+    """
+    operators = select(options.backend, device=options.device)
+    chosen = [case for case in (*CASES, *FEATURES) if options.only in case.name]
+    if not chosen:
+        raise ValueError(f"--only is {options.only!r}: no case's name contains it")
+    measured = [
+        measure(case, operators, options.device, options.threads, options.against, rounds)
+        for case in chosen
+    ]
+    predicted = predict([m.quantities for m in measured], [m.row["us"] for m in measured])
+    for each, time_us in zip(measured, predicted, strict=False):
+        each.row["predicted_us"] = time_us
+    return operators, measured
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
     if not is_present(options.device):
-        print_static(options.device)
+        print_static(options)
     torch.set_num_threads(options.threads)
     record = Record("attention")
-    against = [name for name in options.against.split(",") if name]
-    rounds = 3 if options.quick else 21
+    rounds = 3 if options.quick else 15
     try:
-        operators = select(options.backend, device=options.device)
-        for case in (*CASES, *FEATURES):
-            if options.only in case.name:
-                row = measure(case, operators, options.device, options.threads, against, rounds)
-                record.rows.append(row)
-    except (RuntimeError, ValueError) as error:
+        operators, measured = measure_all(options, rounds)
+    except (RuntimeError, ValueError, ArithmeticError) as error:
         raise SystemExit(str(error)) from error
-    if len(record.rows) > 3:
-        predict(record.rows)
+    record.rows = [each.row for each in measured]
     print_rows(record.rows)
+    print_predictions(record.rows)
+    print_not_timed(measured)
     record.summary = summary_of(record.rows, options.threads)
     record.summary["plan_us_1024"] = plan_us(operators, rounds)
     finish(record, options)

@@ -16,28 +16,32 @@ from hfx.kernels import select
 from .attention_cases import Inputs
 
 Call = Callable[[], object]
-TORCH = ("sdpa", "flex")
 
 
-def call_of(name: str, inputs: Inputs) -> Call | None:
-    """A call that computes the step that way; None if it can't have the step's features.
+def call_of(name: str, inputs: Inputs) -> Call | str:
+    """A call that computes the step that way, or why there is none here.
 
     Raises:
         ValueError: nothing has that name.
-        RuntimeError: it can't run on this machine; the message says why.
     """
-    if name in TORCH:
-        if inputs.spec.softcap or inputs.spec.sinks or inputs.spec.window:
-            return None
-        return _sdpa(inputs) if name == "sdpa" else _flex(inputs)
+    if name == "sdpa":
+        return _sdpa(inputs)
+    if name == "flex":
+        return _flex(inputs)
     spec = inputs.spec
-    operators = select(name, device=inputs.q_TNH.device, dtype=spec.dtype, spec=spec)
+    try:
+        operators = select(name, device=inputs.q_TNH.device, dtype=spec.dtype, spec=spec)
+    except RuntimeError as error:
+        return str(error)
     work, cache = operators.plan(spec, inputs.batch), inputs.cache(operators)
     return lambda: operators.attend(inputs.q_TNH, cache, work, sinks_N=inputs.sinks_N)
 
 
-def _sdpa(inputs: Inputs) -> Call:
+def _sdpa(inputs: Inputs) -> Call | str:
     """scaled_dot_product_attention, sequences of one shape in one call, heads grouped."""
+    spec = inputs.spec
+    if spec.softcap or spec.sinks or spec.window:
+        return "has no soft-cap and no sinks, and computes what a window hides"
     calls = []
     for q, k, v in _batched(inputs):
         new, context = q.shape[2], k.shape[2]
@@ -51,21 +55,43 @@ def _sdpa(inputs: Inputs) -> Call:
     ]
 
 
-def _flex(inputs: Inputs) -> Call:
-    """flex_attention, compiled for every shape of the step."""
+def _flex(inputs: Inputs) -> Call | str:
+    """flex_attention, compiled for every shape of the step before it's timed."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    spec = inputs.spec
+    if spec.sinks:
+        return "has no sinks"
+    window, softcap = spec.window, spec.softcap
+
+    def capped(score, b, h, row, key):
+        return softcap * torch.tanh(score / softcap)
+
+    def mask_of(new: int, context: int, device: str):
+        def visible(b, h, row, key):
+            position = row + (context - new)
+            seen = key <= position
+            return seen & (key > position - window) if window else seen
+
+        return create_block_mask(visible, None, None, new, context, device=device)
+
     compiled = torch.compile(flex_attention, dynamic=False)
-    calls = []
-    for q, k, v in _batched(inputs):
-        new, context = q.shape[2], k.shape[2]
+    score_mod = capped if softcap else None
+    calls = [
+        (q, k, v, mask_of(q.shape[2], k.shape[2], str(q.device))) for q, k, v in _batched(inputs)
+    ]
 
-        def causal(b, h, row, key, history=context - new):
-            return key <= row + history
+    def call() -> object:
+        return [
+            compiled(q, k, v, score_mod=score_mod, block_mask=mask, enable_gqa=True)
+            for q, k, v, mask in calls
+        ]
 
-        mask = create_block_mask(causal, None, None, new, context, device=str(q.device))
-        calls.append((q, k, v, mask))
-    return lambda: [compiled(q, k, v, block_mask=mask, enable_gqa=True) for q, k, v, mask in calls]
+    try:
+        call()
+    except Exception as error:  # whatever its compiler meets on this machine
+        return f"does not compile here: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return call
 
 
 def _batched(inputs: Inputs) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+FORMATS = (".svg", ".png")
 MARKERS = {"prompt": "o", "decode": "v", "mixed": "s"}
 
 

@@ -54,6 +54,18 @@ class Layer:
         plain = [weight.clone() for _ in range(max(1, COPIES_BYTES // weight.nbytes))]
         return cls(name, plain, [ops.pack_linear(copy) for copy in plain])
 
+    def error(self, ops: Operators, x_MI: torch.Tensor) -> float:
+        """How far the packed form is from float64, relative to the largest result.
+
+        Raises:
+            ArithmeticError: further than bf16 explains: it is not to be timed.
+        """
+        expected = x_MI.double() @ self.plain[0].double().T
+        off = (ops.linear(x_MI, self.packed[0]) - expected).abs().max() / expected.abs().max()
+        if not off < TOLERANCE:
+            raise ArithmeticError(f"{self.name}, {len(x_MI)} rows: off by {off}: not timed")
+        return float(off)
+
 
 def measure(
     layer: Layer, ops: Operators, rows: int, roofs: limits.Limits, rounds: int
@@ -61,10 +73,7 @@ def measure(
     """One row: the error against float64, both times, the share of the nearer roof."""
     weight_OI = layer.plain[0]
     x_MI = torch.randn(rows, weight_OI.shape[1]).bfloat16()
-    expected = x_MI.double() @ weight_OI.double().T
-    error = float((ops.linear(x_MI, layer.packed[0]) - expected).abs().max() / expected.abs().max())
-    if not error < TOLERANCE:
-        raise SystemExit(f"{layer.name}, {rows} rows: off by {error}: not timed")
+    error = layer.error(ops, x_MI)
     times = medians_s(
         {
             "packed": in_turn(lambda weight: ops.linear(x_MI, weight), layer.packed),
