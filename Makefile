@@ -26,7 +26,8 @@ serve: install
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: install lint ascend
+test-all: install lint $(ASCEND)/.installed
+	$(ASCEND)/bin/python -m benchmarks.targets_ascend
 	$(BIN)/python -m pytest $(ARGS)
 
 # Kernels through Ascend's compilers, no device: their triton replaces the other, so a venv of its own.

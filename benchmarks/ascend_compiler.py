@@ -68,7 +68,10 @@ def planned(kernel: Any, signature: dict[str, str], constants: dict[str, Any], c
         source.write_text(linalg)
         command = [_compiler(), source, f"--target={chip}", *OPTIONS]
         command += [f"--save-temps={folder}", "-o", Path(folder, "kernel")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S)
+        except subprocess.TimeoutExpired as error:
+            raise CompileError(f"bishengir-compile took more than {LONGEST_S} s") from error
         hivm = Path(folder, "module.hivm.opt.mlir")
         if STOPS_AT not in done.stderr or not hivm.exists():
             raise CompileError(done.stderr.strip() or f"ended with {done.returncode}")

@@ -29,6 +29,7 @@ from hfx.kernels.gpu import cache as caches
 from hfx.kernels.gpu.configs import KINDS, Kind, Launch, constants, launch_of, padded
 from hfx.kernels.gpu.operators import BLOCK_NUMBERS, SLOTS_AT_ONCE, heads_at_once, row_warps
 
+from .ascend_table import RECORDED, recorded
 from .record import print_rows
 from .target_compiler import CORES, Resources, compiled
 
@@ -279,6 +280,15 @@ def _row_called(key: tuple[str, str]) -> dict[str, object]:
     return next(row_of(case) for case in cases() if (case.target, case.name) == key)
 
 
+def _with_ascend(rows: list[dict[str, object]], path: Path, only: str) -> list[dict[str, object]]:
+    """Those rows and the recorded ones, whose compilers live in an environment of their own."""
+    table = recorded(path)
+    print(table.label)
+    names = (*COLUMNS, "l0c_bytes")
+    chosen = [row for row in table.rows if only in f"{row['target']} {row['kernel']}"]
+    return [{name: row.get(name) for name in names} for row in (*rows, *chosen)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -286,6 +296,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--only", default="", metavar="WORD", help="cases with that in a name")
     parser.add_argument("--ci", action="store_true", help="what is compiled on every change")
+    parser.add_argument("--ascend", type=Path, default=RECORDED, help="rows of `make ascend`")
     options = parser.parse_args()
     chosen = ci_cases() if options.ci else list(cases())
     keys = [(case.target, case.name) for case in chosen]
@@ -293,6 +304,8 @@ def main() -> int:
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         rows = list(pool.map(_row_called, keys))
     print("static, not timed")
+    if not options.ci:
+        rows = _with_ascend(rows, options.ascend, options.only)
     print_rows(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

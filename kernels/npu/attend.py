@@ -219,7 +219,7 @@ class AscendTritonOperators(LibraryOperators):
         cache: KVCache,
         slots_T: Int64Array,
     ) -> None:
-        # interleaved pairs in 8 bits need 380 KiB of a core's 192 on their way into a cache
+        # interleaved pairs on their way into 8 bits need more than twice what a core holds
         overflows = style == "llama" and cache.spec.is_quantised
         if overflows or "rope_kv_write" in self._refused or not len(slots_T):
             self.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
