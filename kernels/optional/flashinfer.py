@@ -1,7 +1,8 @@
 """The back end "flashinfer": attention by FlashInfer's paged prefill, for mixed batches as well.
 
 Written for flashinfer-python 0.7.2. `BatchAttention`, its one-launch form, has no window, so the
-wrapper that has one serves all specs. S sequences with new tokens.
+wrapper that has one serves all specs, and its descendant those with sinks. S sequences with new
+tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import torch
 
 from .. import probe
 from ..batch import AttentionSpec, Int32Array, KVCache, RaggedBatch
-from ..library import LibraryOperators, LibraryWork, Present, probed_specs, refuse_fixed_splits
+from ..library import LibraryOperators, LibraryWork, Present, probed_specs
 from ..operators import Operators
 from ..plan import WorkList
 from .rest import first_library, need, rest_on
 
 DTYPES = (torch.float16, torch.bfloat16)
 HEAD_SIZES = (64, 128, 256)  # those that its kernels are instantiated for
+# Its kernels with sinks are built when first used and named without their head size: a second size
+# would be given the first one's. This is the size that it tests them with.
+SINK_HEAD_SIZE = 128
 WORKSPACE_BYTES = 128 << 20  # what its documentation recommends
 LAYOUT = "NHD"
 PROBED = AttentionSpec(4, 2, 128, 16, torch.bfloat16)
@@ -74,16 +78,24 @@ class FlashInferOperators(LibraryOperators):
             return f"computes in {', '.join(map(str, DTYPES))}, not in {spec.dtype}"
         if spec.is_quantised:
             return f"caches {spec.dtype}, not {spec.stored_dtype}"
-        if spec.sinks:
-            return "has sinks in some of its kernels only"
         if spec.head_size not in HEAD_SIZES:
             return f"needs a head size of {', '.join(map(str, HEAD_SIZES))}, not {spec.head_size}"
+        if spec.sinks and spec.head_size != SINK_HEAD_SIZE:
+            return f"has sinks for a head size of {SINK_HEAD_SIZE} only, not {spec.head_size}"
+        if spec.sinks and spec.softcap:
+            return "has no soft-cap beside sinks"
         return None
 
     def plan(
         self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
     ) -> LibraryWork:
-        refuse_fixed_splits(self.name, split_tokens)
+        if split_tokens is not None:
+            raise ValueError(
+                f"split_tokens is {split_tokens}: kernel back end {self.name!r} can fix where keys "
+                "are split (fixed_split_size), but not the rows of its tiles, which follow the "
+                "batch's mean query length, so that a sequence's result would still depend on its "
+                "company; take None, or another back end"
+            )
         work = LibraryWork.of(spec, batch)
         self._prepare(work)
         return work
@@ -96,13 +108,14 @@ class FlashInferOperators(LibraryOperators):
         out: torch.Tensor | None = None,
         sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        assert isinstance(work, LibraryWork) and sinks_N is None
+        assert isinstance(work, LibraryWork)
         if not work.batch.tokens:
             return q_TNH.new_empty(q_TNH.shape) if out is None else out
         if self._planned.get(work.spec) is not work:
             self._prepare(work)
         wrapper = self._wrappers[work.spec]
-        y_TNH: torch.Tensor = wrapper.run(q_TNH.contiguous(), (cache.k, cache.v))
+        extra = () if sinks_N is None else (sinks_N, work.spec.score_scale)
+        y_TNH: torch.Tensor = wrapper.run(q_TNH.contiguous(), (cache.k, cache.v), *extra)
         return y_TNH if out is None else out.copy_(y_TNH)
 
     def _prepare(self, work: LibraryWork) -> None:
@@ -133,9 +146,21 @@ class FlashInferOperators(LibraryOperators):
         if self._workspace is None:
             self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=self._device)
         if spec not in self._wrappers:
-            create = self._library.BatchPrefillWithPagedKVCacheWrapper
-            self._wrappers[spec] = create(self._workspace, LAYOUT)
+            self._wrappers[spec] = self._created(spec, self._workspace)
         return self._wrappers[spec]
+
+    def _created(self, spec: AttentionSpec, workspace: torch.Tensor) -> Any:
+        if not spec.sinks:
+            return self._library.BatchPrefillWithPagedKVCacheWrapper(workspace, LAYOUT)
+        return self._library.BatchAttentionWithAttentionSinkWrapper(
+            workspace,
+            LAYOUT,
+            q_data_type=spec.dtype,
+            kv_data_type=spec.dtype,
+            head_dim_qk=spec.head_size,
+            head_dim_vo=spec.head_size,
+            window_left=spec.window - 1,
+        )
 
 
 def load(device: torch.device) -> FlashInferOperators:
@@ -166,4 +191,4 @@ def tried(device: torch.device, library: Any) -> FlashInferOperators:
 def _refused(device: torch.device, library: Any) -> Mapping[str, str]:
     """What is wrong there, found once a process."""
     operators = FlashInferOperators(rest_on(device), device, library)
-    return probe.refusals(operators, probed_specs(PROBED, ("window", "softcap")), device)
+    return probe.refusals(operators, probed_specs(PROBED, ("window", "softcap", "sinks")), device)

@@ -33,6 +33,7 @@ def paged(
     window_left: int,
     scale: float,
     softcap: float,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention aligned to the last key; `window_left` is keys before a query, -1 all."""
     page_tokens, kv_heads = k_cache.shape[1:3]
@@ -43,7 +44,7 @@ def paged(
     for start, end, context, own in zip(starts, starts[1:], contexts, pages, strict=False):
         used = own[: -(-context // page_tokens)].long()
         k, v = (x[used].flatten(0, 1)[:context] for x in (k_cache, v_cache))
-        out[start:end] = reference.attend(q[start:end], k, v, spec)
+        out[start:end] = reference.attend(q[start:end], k, v, spec, sinks)
     return out
 
 
@@ -246,6 +247,10 @@ class FlashInfer:
                 )
 
             def run(self, q, paged_kv_cache, *args, out=None, lse=None, return_lse=False):
+                rule(not args, "there are no further arguments without sinks")
+                return self._answer(q, paged_kv_cache, None)
+
+            def _answer(self, q, paged_kv_cache, sinks):
                 now = self.plans[-1]
                 k, v = paged_kv_cache
                 rule(q.is_contiguous(), "q is contiguous")
@@ -266,8 +271,47 @@ class FlashInfer:
                     now["window_left"],
                     now["scale"],
                     now["softcap"],
+                    sinks,
                 )
 
+        class BatchAttentionWithAttentionSinkWrapper(BatchPrefillWithPagedKVCacheWrapper):
+            def __init__(
+                self,
+                float_workspace_buffer,
+                kv_layout="NHD",
+                use_cuda_graph=False,
+                qo_indptr_buf=None,
+                paged_kv_indptr_buf=None,
+                paged_kv_indices_buf=None,
+                paged_kv_last_page_len_buf=None,
+                custom_mask_buf=None,
+                mask_indptr_buf=None,
+                backend="auto",
+                pos_encoding_mode="NONE",
+                use_fp16_qk_reduction=False,
+                q_data_type=torch.bfloat16,
+                kv_data_type=torch.bfloat16,
+                head_dim_qk=128,
+                head_dim_vo=128,
+                window_left=-1,
+            ):
+                super().__init__(float_workspace_buffer, kv_layout)
+                self.built_for = (q_data_type, kv_data_type), head_dim_qk, window_left >= 0
+                rule(head_dim_qk == head_dim_vo == 128, "its kernels' names have no head size")
+
+            def run(self, q, paged_kv_cache, *args, out=None, lse=None, return_lse=False):
+                now = self.plans[-1]
+                rule(len(args) == 2, "the kernels declare a tensor, sink, and a number, sm_scale")
+                sinks, scale = args
+                rule(sinks.dtype == torch.float32, "sinks are float32")
+                rule(sinks.shape == (q.shape[1],), "there is one for every query head")
+                rule(scale == now["scale"], "the scale comes with the call")
+                built = now["dtypes"], now["heads"][2], now["window_left"] >= 0
+                rule(built == self.built_for or fault == "window", "planned as it was built")
+                rule(now["softcap"] == 0, "this variant leaves the soft-cap out")
+                return self._answer(q, paged_kv_cache, None if fault == "sinks" else sinks)
+
+        self.BatchAttentionWithAttentionSinkWrapper = BatchAttentionWithAttentionSinkWrapper
         self.BatchPrefillWithPagedKVCacheWrapper = BatchPrefillWithPagedKVCacheWrapper
 
 

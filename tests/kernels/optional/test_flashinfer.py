@@ -47,6 +47,28 @@ def test_a_mixed_batch_is_planned_once_and_run(changes, flashinfer_library, step
     assert plan["window_left"] == changes.get("window", 0) - 1
 
 
+@pytest.mark.parametrize("window", [0, 50])
+def test_sinks_go_to_the_wrapper_that_has_them(window, flashinfer_library, step_of, close):
+    library = flashinfer_library()
+    operators = operators_of(library)
+    spec = spec_of(head_size=128, sinks=True, window=window, scale=0.1)
+    step = step_of(operators, spec, MIX)
+    work = operators.plan(spec, step.batch)
+
+    close(operators.attend(step.q_TNH, step.cache, work, sinks_N=step.sinks_N), step.truth_TNH)
+
+    (wrapper,) = library.wrappers
+    assert type(wrapper).__name__ == "BatchAttentionWithAttentionSinkWrapper"
+    assert wrapper.plans[0]["window_left"] == window - 1
+
+
+def test_fixed_splits_are_refused_with_what_they_would_not_fix(flashinfer_library):
+    batch = RaggedBatch(np.array([0]), np.array([]), np.empty((0, 1)), 32)
+
+    with pytest.raises(ValueError, match=r"split_tokens is 64: .* rows of its tiles"):
+        operators_of(flashinfer_library()).plan(spec_of(), batch, split_tokens=64)
+
+
 def test_an_older_step_is_planned_again(flashinfer_library, step_of, close):
     library = flashinfer_library()
     operators = operators_of(library)
@@ -75,7 +97,8 @@ def test_specs_have_wrappers_of_their_own(flashinfer_library, step_of, close):
     ("changes", "says"),
     [
         ({"dtype": torch.float32}, "not in torch.float32"),
-        ({"sinks": True}, "has sinks in some of its kernels only"),
+        ({"sinks": True}, "has sinks for a head size of 128 only, not 64"),
+        ({"sinks": True, "head_size": 128, "softcap": 2.0}, "has no soft-cap beside sinks"),
         ({"head_size": 80}, "needs a head size of 64, 128, 256, not 80"),
         ({"cache_dtype": torch.int8}, "caches torch.bfloat16, not torch.int8"),
     ],
@@ -101,8 +124,13 @@ def test_a_step_without_tokens_plans_and_runs_nothing(flashinfer_library):
 def test_a_trial_at_start_up_finds_what_is_wrong(flashinfer_library):
     right = flashinfer.tried(CPU, flashinfer_library())
     no_window = flashinfer.tried(CPU, flashinfer_library("window"))
+    no_sinks = flashinfer.tried(CPU, flashinfer_library("sinks"))
 
     assert right.objection(spec_of(window=9)) is None
+    assert right.objection(spec_of(head_size=128, sinks=True)) is None
+    assert "do sinks here: it differs" in str(
+        no_sinks.objection(spec_of(head_size=128, sinks=True))
+    )
     assert "cannot do window here: it differs" in str(no_window.objection(spec_of(window=9)))
 
 
