@@ -7,7 +7,7 @@ chunks, so that streams beside them hardly notice; the more the queue presses, t
 iterations, up to the veto. Promises that can't be kept are served from spare capacity.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf
 
@@ -95,6 +95,15 @@ class SlackPolicy:
             track.relegate(False)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.lengths.learn(request, output_tokens)
+
+    def repeated(self, times_s: Iterable[float]) -> None:
+        """Learn that the last plan, of decodes only, was carried out again at each of some times.
+
+        For those who know that it would have been drawn up again and again, as a simulator may.
+        """
+        for now_s in times_s:
+            self._tick(now_s)
+            self._last_s = now_s
 
     def computed(self, track: Track) -> None:
         """A prompt's last chunk is in the step: what it cost says how much comes per second."""
