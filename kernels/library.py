@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
+from .draws import Draws
 from .operators import Operators, RopeStyle
 from .plan import WorkList
 
@@ -57,6 +58,8 @@ class LibraryOperators(Operators):
         self, rest: Operators, device: torch.device, refused: Mapping[str, str] | None = None
     ) -> None:
         self._rest = rest
+        self.compiles = self.compiles or rest.compiles
+        self.samples = rest.samples
         self._device = device
         self._refused = refused or {}
 
@@ -108,6 +111,9 @@ class LibraryOperators(Operators):
         style: RopeStyle,
     ) -> None:
         self._rest.rope_(q_TNH, k_TMH, positions_T, table_PR, style)
+
+    def sample(self, logits_RV: torch.Tensor, draws: Draws) -> torch.Tensor:
+        return self._rest.sample(logits_RV, draws)
 
     def silu_mul(self, gate_up_T2F: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         return self._rest.silu_mul(gate_up_T2F, out)
