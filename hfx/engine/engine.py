@@ -24,6 +24,7 @@ from .detokenize import TextStream
 from .errors import EngineDead
 from .expiry import Expiries
 from .forecast import Forecast, Outlook
+from .foresight import Foresight
 from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver, StepRecord
 from .room import Room
@@ -77,8 +78,8 @@ class Engine:
         self._eos = frozenset(i for i in eos_token_ids if i < vocabulary)
         self._seed = seed
         self._arrivals = 0
-        self._admission = admission
         self._meter = Meter(None if cost is None else lambda mix: cost.predict(mix).mean_s)
+        self._foresight = Foresight(admission, self.clock)
         self._expiries = Expiries()
         self._room = Room(None if cost is None else cost.online)
         self._table = BlockTable(16, pool.blocks_for(max_model_len))
@@ -146,7 +147,7 @@ class Engine:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
         sequence = self._sequence(request, heard_s)
         if foresee or is_promise(request.objective):
-            sequence.account.outlook = self._foreseen(request)
+            sequence.account.outlook = self._foresight.note(request, self._view())
         self._live[request.id] = sequence
         self._expiries.add(sequence)
         insort(self._waiting, sequence, key=lambda waiting: waiting.order)
@@ -156,17 +157,11 @@ class Engine:
 
         Nothing is refused without prices.
         """
-        if self._admission is None or not is_promise(request.objective):
-            return None
-        view = self._view(self.clock.now_s())
-        return self._admission.answer(request, view.snapshot, view.hit_tokens(request))
+        return self._foresight.answer(request, self._view())
 
     def outlook(self, request: Request) -> Outlook | None:
         """What a request could expect if it came now; None without prices."""
-        if self._admission is None:
-            return None
-        view = self._view(self.clock.now_s())
-        return self._admission.outlook(request, view.snapshot, view.hit_tokens(request))
+        return self._foresight.outlook(request, self._view())
 
     def abort(self, request_id: str) -> Delta | None:
         """End a request now, wherever it is; None if it has ended already."""
@@ -181,7 +176,7 @@ class Engine:
         """
         started_s = self.clock.now_s()
         expired = self._expire(self._expiries.due(started_s))
-        view = self._view(started_s)
+        view = self._view()
         plan = self._policy.plan(view.snapshot)
         relegated = self._relegate(plan.relegated)
         expired += self._expire(plan.expire)
@@ -251,15 +246,8 @@ class Engine:
             account=self._meter.open(request.objective, arrival_s, heard_s or now_s),
         )
 
-    def _foreseen(self, request: Request) -> Outlook | None:
-        """`outlook`, but one that fails is a request without a prediction, and not a dead engine."""
-        try:
-            return self.outlook(request)
-        except Exception:
-            logger.exception("request %s could not be predicted", request.id)
-            return None
-
-    def _view(self, now_s: float) -> View:
+    def _view(self) -> View:
+        now_s = self.clock.now_s()
         return View(self._running, self._waiting, self._live, self.pool, now_s)
 
     def _expire(self, request_ids: Sequence_[str]) -> list[Delta]:
