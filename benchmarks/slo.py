@@ -18,6 +18,7 @@ from typing import Any
 
 import uvloop
 
+from hfx import cost as prices
 from hfx.bench.load import open_session
 
 from . import slo_capacity, slo_long, slo_offline, slo_runs
@@ -108,12 +109,13 @@ async def peer(bench: Bench) -> None:
 
 async def long(bench: Bench) -> None:
     """The long prompt under our policy and under FCFS with its best chunk."""
+    cost = prices.load(bench.servers.profile)
     for policy in (Policy("hfx", OWN_CHUNK), Policy("fcfs", slo_capacity.known(bench)["chunk"])):
         if bench.results.find("long", policy=policy.name):
             continue
         target, pool = await bench.target(policy)
-        bench.afford(240.0 if policy.name == "hfx" else 90.0)
-        found = await slo_long.measure(bench.session, target, pool, policy.name)
+        bench.afford(190.0 if policy.name == "hfx" else 60.0)
+        found = await slo_long.measure(bench.session, target, pool, policy.name, cost)
         bench.results.add("long", {"policy": policy.name, "chunk": policy.chunk, **found})
         print(f"long prompt, {policy.name}: {found}", flush=True)
 

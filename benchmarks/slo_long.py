@@ -1,9 +1,9 @@
 """A long prompt among streaming chats: what its prefill does to the gaps between their tokens.
 
-The chats stream alone first and then once more with the long prompt among them, the same lengths in
-both runs. Gaps grow with the chats' contexts by themselves, so those while the prompt is prefilled
-are compared with the gaps at the same places of the same chats without it; those just before
-it came are told beside.
+The chats have a history, which is cached already. They stream alone first and then once more with
+the long prompt among them. Gaps grow with the chats' contexts by themselves, so those while the
+prompt is prefilled are compared with the gaps at the same places of the same chats without it;
+those just before it came are told beside.
 """
 
 import asyncio
@@ -21,13 +21,14 @@ from hfx.bench.load import run_load
 from hfx.bench.outcome import Outcome
 from hfx.bench.traces import Row
 from hfx.bench.workload import Prompt, TokenPool, trace_prompts
+from hfx.cost import StepCost
+from hfx.request import Mix
 
-CHATS, CHAT_IN = 16, 128
+CHATS, HISTORY_TOKENS = 16, 2000
 LONG_TOKENS, LONG_TTFT_S = 6000, 60.0
 BEFORE_S = 8.0  # the chats stream so long before the prompt comes
-CHAT_TPOT = 1.25  # of a chat's promised TPOT over its own, 16 at once
-CHAT_OUT = {"hfx": 1200, "fcfs": 400}  # enough to stream until the prompt is done
-PROBE_OUT = 60
+CHAT_TPOT = 1.25  # a chat's promised TPOT over the price of a step of 16 halfway through
+CHAT_OUT = {"hfx": 1100, "fcfs": 350}  # enough to stream until the prompt is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +82,20 @@ WARM_PLACES = 10  # the first gaps hold the other chats' prompts
 
 
 async def measure(
-    session: aiohttp.ClientSession, target: Target, pool: TokenPool, policy: str
+    session: aiohttp.ClientSession, target: Target, pool: TokenPool, policy: str, cost: StepCost
 ) -> dict[str, Any]:
-    """Both runs on one server; what `compared` says of them."""
+    """Both runs on one server, with promises by this machine's prices; what `compared` says."""
     rng = np.random.default_rng(5)
-    rows = [Row(None, CHAT_IN, PROBE_OUT)] * CHATS
-    probe = (await run_load(session, target, _plain(rng, rows, pool))).outcomes
-    places = [gap.took_s for o in probe for gap in gaps(o) if gap.place >= WARM_PLACES]
-    tpot_s = round(CHAT_TPOT * float(np.mean(places)), 4)
-
-    rows = [Row(None, CHAT_IN, CHAT_OUT.get(policy, CHAT_OUT["hfx"]))] * CHATS
+    outputs = CHAT_OUT[policy]
+    halfway = Mix.of([(1, HISTORY_TOKENS + outputs // 2)] * CHATS)
+    tpot_s = round(CHAT_TPOT * cost.step_s(halfway).mean_s, 4)
     promised = Targets(ttft_s=10.0, tpot_s=tpot_s)
-    alone = (await run_load(session, target, _promised(_plain(rng, rows, pool), promised))).outcomes
-    (long,) = _promised(_plain(rng, [Row(None, LONG_TOKENS, 8)], pool), Targets(ttft_s=LONG_TTFT_S))
+    rows = [Row(None, HISTORY_TOKENS, outputs)] * CHATS
     chats = _promised(_plain(rng, rows, pool), promised)
+    (long,) = _promised(_plain(rng, [Row(None, LONG_TOKENS, 8)], pool), Targets(ttft_s=LONG_TTFT_S))
+    histories = [replace(chat, output_tokens=1, body={}) for chat in chats]
+    await run_load(session, target, histories, max_concurrency=2)
+    alone = (await run_load(session, target, chats)).outcomes
     streaming = asyncio.create_task(run_load(session, target, chats))
     await asyncio.sleep(BEFORE_S)
     outcome = await send(session, target, long)
