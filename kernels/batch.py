@@ -60,8 +60,10 @@ class AttentionSpec:
 
     def __post_init__(self) -> None:
         for name in ("query_heads", "kv_heads", "head_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            if not is_integer(getattr(self, name), 1):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: it must be an integer from 1 on"
+                )
         if self.query_heads % self.kv_heads:
             raise ValueError(
                 f"query_heads is {self.query_heads}: it must be a multiple of kv_heads "
@@ -69,10 +71,14 @@ class AttentionSpec:
             )
         if self.page_tokens not in PAGE_TOKENS:
             raise ValueError(f"page_tokens is {self.page_tokens}: it must be one of {PAGE_TOKENS}")
-        if not 0 <= self.window <= INT32_MAX:
-            raise ValueError(f"window is {self.window}: it must be 0 (none) to {INT32_MAX}")
-        if not self.dtype.is_floating_point:
-            raise ValueError(f"dtype is {self.dtype}: it must be a floating-point type")
+        if not is_integer(self.window, 0, INT32_MAX):
+            raise ValueError(
+                f"window is {self.window!r}: it must be an integer from 0 (none) to {INT32_MAX}"
+            )
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise ValueError(f"dtype is {self.dtype!r}: it must be a floating-point torch.dtype")
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise ValueError(f"scale is {self.scale}: it must be None or finite")
         if not 0.0 <= self.softcap < math.inf:
             raise ValueError(f"softcap is {self.softcap}: it must be 0 (none) or more, and finite")
         if self.cache_dtype not in (None, self.dtype, *QUANTISED):
@@ -148,6 +154,10 @@ class RaggedBatch:
         object.__setattr__(self, "slots_T", slots_T)
 
     def _check(self) -> None:
+        if self.page_tokens not in PAGE_TOKENS or not is_integer(self.page_tokens, 1):
+            raise ValueError(
+                f"page_tokens is {self.page_tokens!r}: it must be one of {PAGE_TOKENS}"
+            )
         if self.query_starts.ndim != 1 or not len(self.query_starts) or self.query_starts[0] != 0:
             raise ValueError(f"query_starts is {self.query_starts}: it must be [S + 1] from 0 on")
         sequences = len(self.query_starts) - 1
@@ -228,6 +238,11 @@ class KVCache:
         return 2 * spec.page_tokens * spec.kv_heads * head_bytes
 
 
+def is_integer(value: object, least: int, most: int = INT32_MAX) -> bool:
+    """Whether it's a whole number in that range, as Python or numpy keep them."""
+    return isinstance(value, (int, np.integer)) and least <= int(value) <= most
+
+
 def _int32(name: str, values: npt.ArrayLike) -> Int32Array:
     """The same integers as the kernels read them.
 
@@ -235,8 +250,13 @@ def _int32(name: str, values: npt.ArrayLike) -> Int32Array:
         ValueError: they are no integers, or too large.
     """
     array = np.asarray(values)
-    if array.dtype.kind not in "iu" and (array != np.trunc(array)).any():
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{name} is {array.dtype}: integers are needed")
+    if array.dtype.kind == "f" and (array != np.trunc(array)).any():
         raise ValueError(f"{name} is {array.dtype} with fractions: integers are needed")
-    if array.dtype.itemsize > 4 and array.size and np.abs(array).max() > INT32_MAX:
-        raise ValueError(f"{name} goes up to {np.abs(array).max()}: {INT32_MAX} is the limit")
+    if array.dtype.itemsize >= 4 and array.size:
+        least, most = array.min(), array.max()
+        if least < -INT32_MAX or most > INT32_MAX:
+            worst = most if most > INT32_MAX else least
+            raise ValueError(f"{name} goes up to {worst}: {INT32_MAX} is the limit")
     return np.ascontiguousarray(array, dtype=np.int32)

@@ -43,6 +43,7 @@ def attend(
     _check_device("q_TNH", q_TNH, cache.k.device)
     if out is not None:
         _check_rows("out", out, tuple(q_TNH.shape), spec.dtype)
+        _check_written("out", out)
         _check_device("out", out, cache.k.device)
     if spec.sinks != (sinks_N is not None):
         raise ValueError(f"sinks_N is {'missing' if spec.sinks else 'given'}: see {spec}")
@@ -117,6 +118,7 @@ def rms_norm(
     for name, other in (("residual", residual), ("out", out)):
         if other is not None:
             _check_rows(name, other, tuple(x.shape), x.dtype)
+            _check_written(name, other)
             _check_device(name, other, x.device)
     if residual is not None and x.ndim != 2:
         raise ValueError(f"x is {_describe(x)}: with a residual it must be [T, D]")
@@ -148,6 +150,7 @@ def rope_(
     head = q_TNH.shape[2]
     for name, x in (("q_TNH", q_TNH), ("k_TMH", k_TMH)):
         _check_rows(name, x, (len(positions_T), x.shape[1], head), q_TNH.dtype)
+        _check_written(name, x)
         _check_device(name, x, table_PR.device)
     if table_PR.dtype != torch.float32 or not table_PR.is_contiguous() or table_PR.ndim != 2:
         raise ValueError(f"table_PR is {_describe(table_PR)}: contiguous float32 [P, R] is needed")
@@ -180,6 +183,7 @@ def silu_mul(
     if out is not None:
         shape = (gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2)
         _check_rows("out", out, shape, gate_up_T2F.dtype)
+        _check_written("out", out)
         _check_device("out", out, gate_up_T2F.device)
     operators = select(backend, device=gate_up_T2F.device, dtype=gate_up_T2F.dtype)
     return operators.silu_mul(gate_up_T2F, out)
@@ -243,6 +247,8 @@ def _check_integers(name: str, values: Int32Array | Int64Array) -> None:
 
 def _check_rows(name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """x has that shape and type, and everything but its first dimension is contiguous."""
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"{name} is a {type(x).__name__}: a tensor is needed")
     if tuple(x.shape) != shape or x.dtype != dtype:
         raise ValueError(f"{name} is {_describe(x)}: {list(shape)} of {dtype} is needed")
     dense = 1
@@ -252,6 +258,14 @@ def _check_rows(name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch
                 f"{name} has strides {x.stride()}: only its first dimension may be strided"
             )
         dense *= size
+
+
+def _check_written(name: str, x: torch.Tensor) -> None:
+    """Its rows don't share memory: what stays there would be chance."""
+    if len(x) > 1 and abs(x.stride(0)) < x[0].numel():
+        raise ValueError(
+            f"{name} has strides {x.stride()}: it is written to, and its rows overlap; clone it"
+        )
 
 
 def _check_device(name: str, x: torch.Tensor, device: torch.device) -> None:

@@ -27,7 +27,7 @@ The file is YAML; its keys are the flags without the dashes in front:
   max-num-seqs: 32
   enable-prefix-caching: false
 
-HFX_CPU_ISA=avx2 (or avx512, avx512bf16) holds the CPU kernels to an older instruction set.
+HFX_CPU_ISA=avx2 (or avx512, avx512bf16, amx) holds the CPU kernels to an older instruction set.
 """
 
 

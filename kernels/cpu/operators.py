@@ -12,7 +12,15 @@ import torch
 
 from hfx.kernels import _cpu
 
-from ..batch import AttentionSpec, Int32Array, Int64Array, KVCache, RaggedBatch
+from ..batch import (
+    INT32_MAX,
+    AttentionSpec,
+    Int32Array,
+    Int64Array,
+    KVCache,
+    RaggedBatch,
+    is_integer,
+)
 from ..operators import LinearWeights, Operators, RopeStyle
 from ..plan import Tiling, WorkList
 from . import linear as packed
@@ -39,15 +47,15 @@ class CpuOperators(Operators):
 
     Raises:
         ImportError: the processor can't run it.
-        ValueError: there is no such instruction set, or fewer than one thread.
+        ValueError: there is no such instruction set, or no such number of threads.
     """
 
     name = "cpu"
     work_type = NativeWork
 
     def __init__(self, isa: str | None = FORCED_ISA, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is {threads}: at least 1 is needed")
+        if threads is not None and not is_integer(threads, 1):
+            raise ValueError(f"threads is {threads!r}: at least 1 is needed")
         self.level = level_of(isa)
         self.threads: int = threads or torch.get_num_threads()
 
@@ -75,6 +83,8 @@ class CpuOperators(Operators):
         objection = self.objection(spec)
         if objection is not None:
             raise ValueError(f"kernel back end {self.name!r} {objection}: take 'torch' instead")
+        if not is_integer(pages, 0):
+            raise ValueError(f"pages is {pages!r}: it must be an integer from 0 to {INT32_MAX}")
         heads, tokens, size = spec.kv_heads, spec.page_tokens, spec.head_size
         if spec.dtype == torch.bfloat16:
             k = torch.empty(pages, heads, size // 2, tokens, 2, dtype=spec.stored_dtype)
@@ -90,6 +100,14 @@ class CpuOperators(Operators):
     def plan(
         self, spec: AttentionSpec, batch: RaggedBatch, *, split_tokens: int | None = None
     ) -> NativeWork:
+        if batch.page_tokens != spec.page_tokens:
+            raise ValueError(
+                f"the batch has pages of {batch.page_tokens} tokens, the spec of {spec.page_tokens}"
+            )
+        if split_tokens is not None and not is_integer(split_tokens, 1):
+            raise ValueError(
+                f"split_tokens is {split_tokens!r}: it must be an integer of at least 1"
+            )
         tiling = Tiling(small_rows=SMALL_ROWS, large_rows=LARGE_ROWS, programs=self.threads)
         if split_tokens is not None:
             tiling = replace(tiling, split_tokens=split_tokens, fixed=True)

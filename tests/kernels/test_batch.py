@@ -65,6 +65,10 @@ def test_lengths_that_contradict_each_other_are_refused(starts, contexts, table,
         ({"softcap": -1.0}, "softcap is -1.0"),
         ({"cache_dtype": torch.float16}, "cache_dtype is torch.float16"),
         ({"cache_dtype": torch.int8, "cache_scaling": "page"}, "cache_scaling is 'page'"),
+        ({"query_heads": 8.0}, "query_heads is 8.0: it must be an integer"),
+        ({"window": 1.5}, "window is 1.5: it must be an integer"),
+        ({"dtype": "bfloat16"}, "dtype is 'bfloat16': it must be a floating-point torch.dtype"),
+        ({"scale": float("nan")}, "scale is nan: it must be None or finite"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
@@ -100,3 +104,30 @@ def test_what_no_int32_holds_is_refused():
         RaggedBatch([0, 1], [1.5], [[0]], 16)
     with pytest.raises(ValueError, match="table_SC goes up to 4294967296"):
         RaggedBatch([0, 1], [1], [[2**32]], 16)
+    with pytest.raises(ValueError, match="context_lens_S goes up to -9223372036854775808"):
+        RaggedBatch([0, 1], [-(2**63)], [[0]], 16)
+    with pytest.raises(ValueError, match="query_starts is <U1: integers are needed"):
+        RaggedBatch(["0", "1"], [1], [[0]], 16)
+
+
+@pytest.mark.parametrize("page_tokens", [0, 17, 16.0])
+def test_pages_of_another_size_are_refused(page_tokens):
+    with pytest.raises(ValueError, match=rf"page_tokens is {page_tokens}: it must be one of \(16,"):
+        RaggedBatch([0, 1], [1], [[0]], page_tokens)
+
+
+@pytest.mark.parametrize("pages", [-1, 1.5, "3"])
+def test_a_cache_of_no_such_size_is_refused(cpu_operators, pages):
+    spec = AttentionSpec(4, 2, 64, 16, torch.float32)
+
+    with pytest.raises(ValueError, match=f"pages is {pages!r}: it must be an integer"):
+        cpu_operators.allocate_cache(spec, pages)
+
+
+def test_a_plan_of_another_page_size_or_split_is_refused(cpu_operators):
+    spec, batch = AttentionSpec(4, 2, 64, 16, torch.float32), RaggedBatch([0, 1], [1], [[0]], 32)
+
+    with pytest.raises(ValueError, match="the batch has pages of 32 tokens, the spec of 16"):
+        cpu_operators.plan(spec, batch)
+    with pytest.raises(ValueError, match=r"split_tokens is 16\.0: it must be an integer"):
+        cpu_operators.plan(spec, RaggedBatch([0, 1], [1], [[0]], 16), split_tokens=16.0)

@@ -52,6 +52,30 @@ def test_attention_names_the_argument_that_is_wrong(any_operators, step):
         table_SC[0, 1] = last
 
 
+def test_what_is_written_may_not_overlap_itself(cpu_operators, step_of):
+    step = step_of(cpu_operators, SPEC, [(5, 20)])
+    work, once = cpu_operators.plan(SPEC, step.batch), torch.zeros(1, 4, 64)
+    x_TD, weight_D = torch.randn(5, 256), torch.ones(256)
+
+    with pytest.raises(ValueError, match=r"out has strides .* its rows overlap; clone it"):
+        kernels.attend(step.q_TNH, step.cache, work, out=once.expand(5, 4, 64))
+    with pytest.raises(ValueError, match=r"out has strides \(100, 64, 1\)"):
+        out = torch.zeros(5 * 256).as_strided((5, 4, 64), (100, 64, 1))
+        kernels.attend(step.q_TNH, step.cache, work, out=out)
+    with pytest.raises(ValueError, match=r"residual has strides"):
+        kernels.rms_norm(x_TD, weight_D, 1e-5, residual=once.view(1, 256).expand(5, 256))
+    with pytest.raises(ValueError, match=r"q_TNH has strides"):
+        table_PR, positions_T = rope_table(64, 1e4, 9), np.arange(5, dtype=np.int32)
+        kernels.rope_(once.expand(5, 4, 64), step.q_TNH, positions_T, table_PR, "neox")
+
+
+def test_what_is_no_tensor_is_refused(cpu_operators, step_of):
+    step = step_of(cpu_operators, SPEC, [(5, 20)])
+
+    with pytest.raises(ValueError, match="q_TNH is a ndarray: a tensor is needed"):
+        kernels.attend(step.q_TNH.numpy(), step.cache, cpu_operators.plan(SPEC, step.batch))
+
+
 def test_work_planned_by_another_back_end_is_refused(cpu_operators, step_of):
     step = step_of(cpu_operators, SPEC, [(5, 20)])
     work = kernels.select("torch").plan(SPEC, step.batch)
