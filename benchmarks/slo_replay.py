@@ -123,10 +123,12 @@ class _Replica:
         run = self.runs[job.request.id] = _Run(job)
         insort(self.waiting, run.live, key=_order)
 
-    def plan(self, now_s: float) -> Plan:
+    def snapshot(self, now_s: float) -> Snapshot:
         blocks = Blocks(self.total, self.free, BLOCK_TOKENS)
-        snapshot = Snapshot(now_s, self.running.copy(), self.waiting.copy(), blocks)
-        plan = self.policy.plan(snapshot)
+        return Snapshot(now_s, self.running.copy(), self.waiting.copy(), blocks)
+
+    def plan(self, now_s: float) -> Plan:
+        plan = self.policy.plan(self.snapshot(now_s))
         for id in plan.expire:
             self._end(self.runs[id], FinishReason.EXPIRED)
         for preemption in plan.preempt:
@@ -195,11 +197,13 @@ def replay(
     blocks: int = 4096,
     host_s: float = HOST_S,
     learn: Callable[[Mix, float], object] | None = None,
+    admits: Callable[[Request, Snapshot], bool] | None = None,
 ) -> Replay:
     """Serve jobs to their end on one virtual replica.
 
     `step_s` says how long a step really takes, which need not be what the policy believes; `learn`
-    is told afterwards, as an engine tells its prices.
+    is told afterwards, as an engine tells its prices. `admits` is asked for every request that
+    comes; one that it refuses is in no result.
 
     Raises:
         RuntimeError: the policy does nothing although there is work and nothing will arrive.
@@ -211,7 +215,11 @@ def replay(
         if not replica.runs:
             now_s = max(now_s, arriving[-1].request.arrival_s)
         while arriving and arriving[-1].request.arrival_s <= now_s:
-            replica.add(arriving.pop())
+            job = arriving.pop()
+            if admits is None or admits(job.request, replica.snapshot(now_s)):
+                replica.add(job)
+        if not replica.runs:
+            continue
         ended = len(replica.served)
         planned = replica.start(replica.plan(now_s))
         if not planned:

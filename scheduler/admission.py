@@ -91,13 +91,16 @@ class Admission:
         alone = idle(self.cost, request.prompt_tokens, cached_tokens, length, self.max_step_tokens)
         demand = self.demand(snapshot)
         room_s = self._room_s(request, snapshot, cached_tokens)
-        work_s = prompt_s(self.cost, request.prompt_tokens - cached_tokens, cached_tokens)
+        work_s = self._work_s(request.prompt_tokens - cached_tokens, cached_tokens)
         each_s = decode_s(self.cost, request.prompt_tokens + length / 2)
+
+        came_s = request.arrival_s or snapshot.now_s
 
         def fits(wanted: Targets, later_s: float) -> bool:
             if later_s < room_s or wanted.beyond(alone):
                 return False
-            prompt, stream = _asked(demand, wanted, later_s, length, work_s, each_s)
+            at_s = snapshot.now_s + later_s if later_s else came_s
+            prompt, stream = _asked(demand, wanted, at_s, length, work_s, each_s)
             return demand.excess_with_s(prompt, stream) <= ROUNDING_S
 
         if fits(targets, 0.0):
@@ -149,6 +152,11 @@ class Admission:
             streams += [stream] if stream else []
         return Demand(snapshot.now_s, fixed_s(self.cost), SHARE, prompts, streams)
 
+    def _work_s(self, tokens: int, history_tokens: int) -> float:
+        """A prompt's work with the steps that it needs of its own."""
+        steps = -(-tokens // self.max_step_tokens)
+        return prompt_s(self.cost, tokens, history_tokens) + steps * fixed_s(self.cost)
+
     def _obligations(self, live: Live, now_s: float) -> tuple[Prompt | None, Stream | None]:
         """What a live request is still owed; nothing of a promise that is lost already."""
         promise = Targets.of(live.request.objective)
@@ -163,7 +171,7 @@ class Admission:
                 due_s = live.first_token_s + live.output_tokens * every_s
             lost = every_s == inf or every_s <= 0 or due_s < now_s - left * every_s
             return None, None if lost else Stream(max(due_s, now_s), every_s, left, each_s)
-        work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+        work_s = self._work_s(live.wanted_tokens, live.cached_tokens)
         due_s = min(live.arrival_s + promise.ttft_s, end_s - left * each_s)
         if due_s == inf or now_s + work_s > due_s:
             return None, None
@@ -277,10 +285,9 @@ def reachable(
 
 
 def _asked(
-    demand: Demand, wanted: Targets, later_s: float, length: float, work_s: float, each_s: float
+    demand: Demand, wanted: Targets, at_s: float, length: float, work_s: float, each_s: float
 ) -> tuple[Prompt, Stream | None]:
-    """What a request asks for that comes `later_s` from now."""
-    at_s = demand.now_s + later_s
+    """What a request asks for that comes at a given time."""
     end_s = at_s + wanted.deadline_s
     every_s = wanted.tpot_s
     due_s = at_s + wanted.ttft_s

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hfx.request import Mix, Plan
 
-from .decodes import Timing, scan, sit_out
+from .decodes import SPEND, Timing, scan, sit_out
 from .fill import Fill
 from .policy import Live, Snapshot
 from .prices import prompt_s
@@ -35,6 +35,7 @@ MOST_OWED_S = 1.0  # that spare work can save up
 LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
 MOST_SHARE = 0.9  # of the time that decodes leave to prompts at most
 FILLED = 0.97  # of the time: so much may decodes promise
+PRESSING = 0.75  # of the time: from there on prompts can't afford what short steps cost
 MOST_CHUNKS = 16  # prompts in a step
 LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
 LONGEST_OF_FIXED = 20.0  # times a step's fixed cost: longer ones amortise nothing any more
@@ -99,16 +100,17 @@ class Draft:
     def _select(self, supply: Supply) -> Selection:
         """Relegate what is lost for certain, then choose among the rest."""
         queue, now_s = self.policy.queue, self.now_s
-        fastest = max(supply.share, MOST_SHARE)
+        done_s = now_s + self.policy.fixed_s
+        fastest = max(supply.share, MOST_SHARE) if self.found.tracks else 1.0
         tracks: list[Track] = []
         late: list[Track] = []
         for track in islice(queue.promised, LOOKED_AT):
-            if now_s + track.work_s / fastest > track.due_s:
+            if done_s + track.work_s / fastest > track.latest_s:
                 late.append(track)
             else:
                 tracks.append(track)
         for track in late:
-            if self._is_lost(track, fastest):
+            if self._is_lost(track, done_s, fastest):
                 if track.may_relegate:
                     queue.relegate(track)
                     continue
@@ -117,7 +119,7 @@ class Draft:
         for track in self.found.prompts:
             if track.is_spare:
                 continue
-            if now_s > track.due_s and not track.live.output_tokens:
+            if now_s > track.latest_s and not track.live.output_tokens:
                 if track.may_relegate:
                     track.relegate()
                     continue
@@ -125,14 +127,14 @@ class Draft:
             insort(tracks, track, key=by_due)
         return select(tracks, supply)
 
-    def _is_lost(self, track: Track, fastest: float) -> bool:
+    def _is_lost(self, track: Track, done_s: float, fastest: float) -> bool:
         """Whether a waiting prompt can't be in time any more, whatever the prefix cache has now."""
         live = track.live
         if live.output_tokens:  # its first token was in time, or is lost already
             return False
         self.snapshot.refresh(live)
         track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
-        return self.now_s + track.work_s / fastest > track.due_s
+        return done_s + track.work_s / fastest > track.latest_s
 
     def _spare(self) -> Sequence[Track]:
         """Prompts without a promise, or with a lost one, in order of arrival."""
@@ -217,7 +219,9 @@ class Draft:
 
     def _target_s(self, chosen: Selection, spare: bool) -> float:
         """How long this step should be: no longer than needed, and never past the veto."""
-        most_s = min(self.found.cap_s, self._longest_s())
+        most_s = self.found.cap_s
+        if chosen.pressure < PRESSING:
+            most_s = min(most_s, self._longest_s())
         self.grain = self.policy.tile_tokens
         if spare or chosen.put_off or not self.found.tracks:
             return most_s
@@ -301,7 +305,15 @@ class Draft:
         if target_s < inf:
             fits = self.cost.prefill_tokens_within(target_s, self.mix, live.cached_tokens)
             take = min(take, fits)
-        return take if take == wanted else take - take % self.grain
+        if take in (wanted, left):
+            return take
+        over = take % self.grain
+        up = take - over + self.grain
+        if 2 * over >= self.grain and up <= min(wanted, left):
+            longer = self.mix + Mix.one(up, live.cached_tokens)
+            if self.cost.step_s(longer).upper_s * SPEND <= target_s:
+                return up  # the whole slack, rather than to give up so much of it
+        return take - over
 
     def _sustains(self, track: Track) -> bool:
         """Whether decodes would keep up with their promises if this one joined them."""
@@ -343,7 +355,8 @@ class Draft:
             if track.id in self.fill.preempted:
                 continue
             self.snapshot.refresh(track.live)
-            take = min(self.policy.tile_tokens, track.live.wanted_tokens)
+            most = min(self.policy.tile_tokens, self.policy.max_step_tokens)
+            take = min(most, track.live.wanted_tokens)
             if track in running:
                 if self.fill.advance(track.live, take):
                     return

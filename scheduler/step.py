@@ -22,6 +22,7 @@ from .queue import Queue
 from .track import Relegated, Track
 
 PACE_MEMORY = 0.05  # of the mean length of steps: the weight of the last one
+PACE_ROOM = 1.25  # times a step of decodes: the pace that a deadline's output is given
 FORECAST_S = 20.0  # over which the prompt work that arrives is averaged
 REPRICED = 64  # steps after which fixed prices are asked for again: the model corrects itself
 
@@ -127,7 +128,9 @@ class SlackPolicy:
         track = self._tracks.get(live)
         if track is None:
             old = self._ids.get(live.request.id)
-            track = Track(live, self.lengths, self.pace_s, self._relegated)
+            best_s = self.fixed_s
+            pace_s = min(max(self.least_s, best_s) * PACE_ROOM, max(self.pace_s, best_s))
+            track = Track(live, self.lengths, pace_s, best_s, self._relegated)
             self.lengths.hear(live.request)
             if old is None:
                 self._watch(track)

@@ -40,13 +40,14 @@ class Relegated:
 class Track:
     """One request.
 
-    `due_s` is when its prompt must be done, infinite where nothing says so. `every_s` is its TPOT
-    if that is all that its later tokens are bound by, else 0. `is_relegated`: its promise can't be
-    kept, so it is served from spare capacity. `base_s` is what `schedule_from_s` will say from now
-    on, once that is known. `work_s` is the price of what is left of its prompt, `whole_s` of all of
-    it, if it is promised. `left` is how many tokens are expected to come, as of less than STRIDE
-    tokens ago. `skipped` counts the steps in a row that it sat out, `evicted` how often others took
-    its place.
+    `due_s` is when its prompt must be done, infinite where nothing says so: if only a deadline
+    does, with the present pace of steps for its output, and `latest_s` with the best pace.
+    `every_s` is its TPOT if that is all that its later tokens are bound by, else 0. `is_relegated`:
+    its promise can't be kept, so it is served from spare capacity. `base_s` is what
+    `schedule_from_s` will say from now on, once that is known. `work_s` is the price of what is
+    left of its prompt, `whole_s` of all of it, if it is promised. `left` is how many tokens are
+    expected to come, as of less than STRIDE tokens ago. `skipped` counts the steps in a row that it
+    sat out, `evicted` how often others took its place.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Track:
         "evicted",
         "id",
         "is_relegated",
+        "latest_s",
         "left",
         "left_until",
         "live",
@@ -74,7 +76,12 @@ class Track:
     )
 
     def __init__(
-        self, live: Live, lengths: Lengths, pace_s: float, registry: Relegated | None = None
+        self,
+        live: Live,
+        lengths: Lengths,
+        pace_s: float,
+        least_s: float,
+        registry: Relegated | None = None,
     ) -> None:
         request, promise = live.request, live.request.objective
         self.live = live
@@ -95,6 +102,7 @@ class Track:
         self.left, self.left_until = 1.0, -1
         self.work_s = self.whole_s = 0.0
         self.due_s = self._prompt_due_s(lengths, pace_s)
+        self.latest_s = self._prompt_due_s(lengths, least_s)
 
     @property
     def is_promised(self) -> bool:
@@ -129,6 +137,7 @@ class Track:
         arrived: it keeps a place without becoming the most urgent for ever."""
         step_s = min(self.ttft_s, 60.0)
         self.due_s += step_s * max(1.0, -((self.due_s - now_s) // step_s))
+        self.latest_s = self.due_s
 
     def token_due_s(self, lengths: Lengths, pace_s: float) -> float:
         """When the next output token is due, once there was a first one."""
