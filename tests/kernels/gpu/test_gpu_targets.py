@@ -52,7 +52,8 @@ def test_the_commonest_kernels_fit_every_target(tmp_path):
 def test_every_kernel_fits_every_target(tmp_path):
     rows = compiled(tmp_path)
 
-    assert len(rows) == len(list(targets.cases())) <= 150
+    mine = [row for row in rows if not str(row["target"]).startswith("Ascend")]  # recorded
+    assert len(mine) == len(list(targets.cases())) <= 150
     assert [row for row in rows if not row["ok"]] == []
 
 
