@@ -1,7 +1,8 @@
 """Chooses tokens on the device where it can, so that only their ids travel; else on the host.
 
 R rows of logits, V vocabulary. A row is drawn on the device unless its logits are to be adjusted
-or reported. Whatever else is in the step, the same draw of the same row gives the same token.
+or reported. Whatever else is in the step, the same draw of the same row gives the same token; the
+device's random choices are not the host's.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class DeviceSampler:
             floats[:, row] = [getattr(sampling, name) for name in FLOATS]
             if sampling.is_greedy:
                 floats[0, row] = 0.0
-            numbers[3:5, row] = sampling.top_k, draw.index
+            numbers[3:5, row] = min(sampling.top_k, logits_RV.shape[1]), draw.index
             seeds[row] = seed_of(draw.seed)
         self._device.copy_(self._host, non_blocking=True)
         rows = len(logits_RV)

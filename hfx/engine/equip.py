@@ -3,14 +3,14 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from hfx.cache import BlockPool
-from hfx.config import EngineConfig, SchedulerConfig
+from hfx.config import CacheConfig, EngineConfig, SchedulerConfig
 from hfx.models import DTYPES, Decoder, available_bytes, load
 
 from .device_executor import DeviceExecutor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NPU_BLOCK_TOKENS = 128
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, of so many
 
 
@@ -50,8 +51,13 @@ def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = 
     device = device_for(
         config.device, kernel_backend=config.kernel_backend, dtype=DTYPES[config.model.dtype]
     )
+    config = replace(config, cache=cache_for(device, config.cache))
     model = load(
-        config.model, kernel_backend=config.kernel_backend, device=str(device), progress=progress
+        config.model,
+        kernel_backend=config.kernel_backend,
+        device=str(device),
+        page_tokens=config.cache.block_size,
+        progress=progress,
     )
     decoder = model.decoder
     if decoder.operators.name == "cpu":
@@ -70,6 +76,18 @@ def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = 
         max_model_len,
         config.scheduler,
     )
+
+
+def cache_for(device: torch.device, cache: CacheConfig) -> CacheConfig:
+    """The cache's configuration with blocks that the device's own attention takes."""
+    if device.type != "npu" or cache.block_size >= NPU_BLOCK_TOKENS:
+        return cache
+    logger.warning(
+        "block_size is raised from %d to %d: Ascend's attention takes no smaller pages",
+        cache.block_size,
+        NPU_BLOCK_TOKENS,
+    )
+    return replace(cache, block_size=NPU_BLOCK_TOKENS)
 
 
 def described(decoder: Decoder) -> str:

@@ -23,7 +23,7 @@ from .tokenizer import Tokenizer
 from .weights import Progress, load_weights
 
 DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-USUAL_PAGE_TOKENS = 64  # only to ask the back ends whether they can run this attention at all
+USUAL_PAGE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +48,12 @@ def load(
     *,
     kernel_backend: str | None = None,
     device: str = "cpu",
+    page_tokens: int = USUAL_PAGE_TOKENS,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Find and load the model; `progress` hears what is being done and the fraction of it.
+
+    The back end is one that can run the model's attention with pages of so many tokens.
 
     Raises:
         ValueError: a file is missing, damaged or describes something that isn't supported. Headers
@@ -67,7 +70,7 @@ def load(
         kernel_backend,
         device=device,
         dtype=dtype,
-        spec=attention_spec(spec, dtype, USUAL_PAGE_TOKENS),
+        spec=attention_spec(spec, dtype, page_tokens),
     )
     at = torch.device(device)
     needed_bytes = weight_bytes(spec, dtype.itemsize, packed=at.type == "cpu")

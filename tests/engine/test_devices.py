@@ -13,7 +13,7 @@ from hfx.engine import devices
 from hfx.engine.accelerator import Accelerator
 from hfx.engine.compilations import Compilations
 from hfx.engine.devices import absence, device_for
-from hfx.engine.equip import equip
+from hfx.engine.equip import cache_for, equip
 from hfx.engine.memory import SLACK_BYTES, device_pool_size
 from hfx.engine.record import EagerReplays
 
@@ -98,6 +98,13 @@ def test_the_pool_gets_what_weights_and_the_largest_step_leave_of_the_share() ->
     assert size.blocks == left // block - 1  # one is spare, for padding
     usual = device_pool_size(CacheConfig(block_size=16), 1000, (70 * GIB, 80 * GIB), 3 * GIB)
     assert usual.blocks == (int(80 * GIB * 0.9) - 13 * GIB - SLACK_BYTES) // block - 1
+
+
+def test_an_npu_gets_pages_that_its_attention_takes() -> None:
+    npu = SimpleNamespace(type="npu")
+
+    assert cache_for(npu, CacheConfig()).block_size == 128  # type: ignore[arg-type]
+    assert cache_for(CPU, CacheConfig()).block_size == 64
 
 
 def test_a_device_without_room_beside_the_weights_is_told_what_takes_it() -> None:

@@ -201,7 +201,7 @@ def test_a_fixed_split_that_is_no_multiple_of_the_page_is_refused():
         WorkList.tiled(spec, batch_of(spec, [(1, 64)]), tiling)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(LENS, SPECS, TILINGS)
 def test_a_work_list_fits_the_capacity_of_its_lengths(lens, spec, tiling):
     batch = batch_of(spec, lens)
@@ -216,7 +216,7 @@ def test_a_work_list_fits_the_capacity_of_its_lengths(lens, spec, tiling):
     assert capacity.holds(WorkList.tiled(spec, batch, tiling))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.integers(1, 4000), min_size=1, max_size=60),
     SPECS,

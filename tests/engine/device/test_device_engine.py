@@ -7,15 +7,21 @@ import asyncio
 import random
 
 import numpy as np
+import pytest
+import torch
 
 from hfx.config import SchedulerConfig
-from hfx.engine import LLM, AsyncEngine
+from hfx.engine import LLM, AsyncEngine, StepBatch, StepOutput
+from hfx.engine.accelerator import Accelerator
 from hfx.engine.compilations import COMPILATIONS
+from hfx.engine.device_executor import DeviceExecutor
+from hfx.engine.equip_device import run_largest
 from hfx.kernels import RaggedBatch
 from hfx.request import FinishReason, Request, Sampling
 
 from .conftest import VOCABULARY, Interpreted
 
+CPU = torch.device("cpu")
 PROMPT_TOKENS = (30, 26, 36, 1)  # the first two outgrow the pool while the third fills it
 
 
@@ -56,14 +62,14 @@ def test_random_traffic_compiles_nothing(interpreted: Interpreted) -> None:
 
     def request(index: int) -> Request:
         sampling = Sampling(
-            max_tokens=chance.randrange(1, 5),
+            max_tokens=chance.randrange(1, 4),
             temperature=chance.choice([0.0, 1.0]),
             top_p=chance.choice([1.0, 0.9]),
             top_k=chance.choice([0, 3]),
             frequency_penalty=chance.choice([0.0, 0.0, 0.5]),
             logprobs=chance.choice([None, None, 2]),
         )
-        ids = prompt(chance.choice([1, 2, 7, 20, 70]), index)
+        ids = prompt(chance.choice([1, 2, 7, 20, 40]), index)
         return Request(id=str(index), prompt_token_ids=tuple(ids), sampling=sampling)
 
     async def client(index: int) -> FinishReason | None:
@@ -134,3 +140,20 @@ def test_rows_that_the_host_must_choose_stand_beside_those_that_the_device_does(
     assert device.token_ids == host.token_ids
     assert device.logprobs is None
     assert host.logprobs is not None and host.logprobs[0].rank == 1
+
+
+def test_the_step_that_sizes_the_pool_is_the_largest_there_can_be(
+    interpreted: Interpreted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, seen = interpreted.executor, []
+    execute = DeviceExecutor.execute
+
+    def watched(self: DeviceExecutor, batch: StepBatch) -> StepOutput:
+        seen.append((len(batch.token_ids_T), len(batch.draws)))
+        return execute(self, batch)
+
+    monkeypatch.setattr(DeviceExecutor, "execute", watched)
+
+    run_largest(interpreted.llm.model.decoder, executor.buckets, 16, 7, Accelerator.at(CPU))
+
+    assert seen == [(7 + 3 + 1, 3)]  # of 12: prompts of 7 tokens at most, and a decode
