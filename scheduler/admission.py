@@ -59,7 +59,8 @@ class Admission:
     """Answers for one replica.
 
     `lengths` and `arriving` (promised prompt work per second, on average) are its policy's, so that
-    both expect the same.
+    both expect the same. `share` of the time may be promised; the rest is for what prices and
+    lengths don't know.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Admission:
         max_step_tokens: int = 2048,
         max_running: int = 256,
         arriving: Callable[[], float] = lambda: 0.0,
+        share: float = SHARE,
     ) -> None:
         self.cost = cost
         self.lengths = lengths or Lengths()
         self.max_step_tokens = max_step_tokens
         self.max_running = max_running
         self.arriving = arriving
+        self.share = share
 
     def answer(
         self, request: Request, snapshot: Snapshot, cached_tokens: int = 0
@@ -150,7 +153,7 @@ class Admission:
             prompt, stream = self._obligations(live, snapshot.now_s)
             prompts += [prompt] if prompt else []
             streams += [stream] if stream else []
-        return Demand(snapshot.now_s, fixed_s(self.cost), SHARE, prompts, streams)
+        return Demand(snapshot.now_s, fixed_s(self.cost), self.share, prompts, streams)
 
     def _work_s(self, tokens: int, history_tokens: int) -> float:
         """A prompt's work with the steps that it needs of its own."""

@@ -54,6 +54,7 @@ class Draft:
         self.running = running
         self.fill = Fill(snapshot, self._ranked)
         self.mix = Mix()
+        self.due_s = inf  # of the first tokens that the step yields
 
     def plan(self) -> Plan:
         """Draw the step up."""
@@ -94,8 +95,8 @@ class Draft:
             return Supply(self.now_s, MOST_SHARE, 0.0)
         floor_s = self.base_s or self.policy.fixed_s
         share = min(MOST_SHARE, max(LEAST_SHARE, 1 - floor_s / pace_s))
-        slack_s = min(max(0.0, found.slack_s), longest_s) if found.slack_s < inf else 0.0
-        return Supply(self.now_s, share, slack_s * (1 - share))
+        slack_s = SPEND * max(0.0, found.slack_s) if found.slack_s < inf else 0.0
+        return Supply(self.now_s, share, slack_s)
 
     def _select(self, supply: Supply) -> Selection:
         """Relegate what is lost for certain, then choose among the rest."""
@@ -295,6 +296,8 @@ class Draft:
         self.mix = self.mix + Mix.one(take, history_tokens)
         if history_tokens + take == track.live.known_tokens:
             self.policy.computed(track)
+            if track.is_promised and track.due_s > self.now_s:
+                self.due_s = min(self.due_s, track.due_s)
 
     def _take(self, track: Track, target_s: float) -> int:
         """How many of a prompt's tokens join the step."""
@@ -302,6 +305,7 @@ class Draft:
         wanted = live.wanted_tokens
         left = self.policy.max_step_tokens - self.fill.granted_tokens
         take = min(wanted, left)
+        target_s = min(target_s, self.due_s - self.now_s)
         if target_s < inf:
             fits = self.cost.prefill_tokens_within(target_s, self.mix, live.cached_tokens)
             take = min(take, fits)
@@ -311,7 +315,9 @@ class Draft:
         up = take - over + self.grain
         if 2 * over >= self.grain and up <= min(wanted, left):
             longer = self.mix + Mix.one(up, live.cached_tokens)
-            if self.cost.step_s(longer).upper_s * SPEND <= target_s:
+            slack_s = min(max(target_s, self.found.slack_s), self.due_s - self.now_s)
+            most_s = min(target_s / SPEND, slack_s)
+            if self.cost.step_s(longer).upper_s <= most_s:
                 return up  # the whole slack, rather than to give up so much of it
         return take - over
 

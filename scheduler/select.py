@@ -17,11 +17,17 @@ LEAST_S = 1e-3  # before a due time: what lies nearer is due now
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What prompts may have of the time from now on: `share` of it, and `credit_s` at once."""
+    """What prompts may have of the time from now on: a share of it, and all of it as long as live
+    decodes can do without a step."""
 
     now_s: float
     share: float
-    credit_s: float
+    slack_s: float
+
+    def within_s(self, left_s: float) -> float:
+        """The time for prompts in the next `left_s`."""
+        free_s = self.slack_s if self.slack_s < left_s else left_s
+        return self.share * left_s + (1 - self.share) * free_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,13 @@ class Selection:
 
 def select(tracks: Sequence[Track], supply: Supply) -> Selection:
     """Choose among prompts that are given in order of due time."""
-    now_s, share, credit_s = supply.now_s, supply.share, supply.credit_s
+    now_s, share, slack_s = supply.now_s, supply.share, supply.slack_s
     work_s = pressure = 0.0
     for track in tracks:
         work_s += track.work_s
         left_s = track.due_s - now_s
-        if work_s > share * left_s + credit_s:
+        free_s = slack_s if slack_s < left_s else left_s
+        if work_s > share * left_s + (1 - share) * free_s:
             return _selected(tracks, supply)
         pressing = work_s / left_s if left_s > LEAST_S else work_s / LEAST_S
         if pressing > pressure:
@@ -59,7 +66,7 @@ def _selected(tracks: Sequence[Track], supply: Supply) -> Selection:
         if track.may_relegate:
             heappush(heap, (-track.work_s / track.weight, index))
         left_s = track.due_s - supply.now_s
-        while heap and work_s > supply.share * left_s + supply.credit_s:
+        while heap and work_s > supply.within_s(left_s):
             _, victim = heappop(heap)
             off.add(victim)
             work_s -= tracks[victim].work_s
