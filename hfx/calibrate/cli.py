@@ -54,7 +54,12 @@ def parser() -> argparse.ArgumentParser:
     scheduler, cost = SchedulerConfig(), CostConfig()
     what = made.add_argument_group("what to measure")
     what.add_argument("--model", help="Hugging Face folder, GGUF file or Hub id; default: bundled")
-    what.add_argument("--device", default="cpu", choices=("cpu",), help="what to run on")
+    what.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "npu"),
+        help="auto takes the accelerator that is there and works, else the CPU",
+    )
     what.add_argument(
         "--dtype",
         default="auto",
@@ -174,6 +179,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
             max_num_batched_tokens=options.max_num_batched_tokens,
         ),
         cost=CostConfig(calibration_s=options.budget_s, home=options.home),
+        device=options.device,
         kernel_backend=options.kernel_backend,
         threads=options.threads,
     )

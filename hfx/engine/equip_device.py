@@ -92,6 +92,8 @@ def run_largest(
         decoder, 0, block_tokens, buckets, accelerator, accelerator.recorder()
     )
     most = buckets.sequences[-1]
+    if executor.captured is not None:
+        executor.record(most)  # recordings keep memory of their own: the largest one's
     prompts = prompts_of(buckets.tokens[-1] - (most - 1), max_model_len, most)
     decodes = ((1, 0),) * (most - len(prompts))
     executor.execute(batch_of((*prompts, *decodes), executor.spare_page, buckets.columns))
