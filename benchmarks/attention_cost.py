@@ -20,14 +20,14 @@ from hfx.kernels.batch import Int64Array
 
 FEWEST = 8  # cases: with fewer, prices are chance
 OPERATIONS_PER_BYTE = 16  # of a case that is first taken to wait for memory: fewer than this
-COMPUTING, READING = slice(0, 5), slice(5, 8)  # columns of the two bounds
+COMPUTING, READING = slice(0, 5), slice(5, 7)  # columns of the two bounds
 
 
 def quantities_of(work: WorkList, programs: int) -> tuple[float, ...]:
     """What is priced, for the two bounds.
 
     Of the busiest program: a call, products, scores, capped scores, numbers widened from a
-    quantised cache. Of all: a call, bytes (once for every tile that reads them), pages.
+    quantised cache. Of all: bytes (once for every tile that reads them), pages.
     """
     spec = work.spec
     rows_W, keys_W = _tiles(work)
@@ -42,7 +42,6 @@ def quantities_of(work: WorkList, programs: int) -> tuple[float, ...]:
         scores,
         scores if spec.softcap else 0.0,
         share * spec.head_size * keys if spec.is_quantised else 0.0,
-        1.0,
         2 * spec.kv_heads * spec.head_size * spec.stored_dtype.itemsize * keys,
         spec.kv_heads * pages,
     )
@@ -66,7 +65,7 @@ def predict(quantities: Sequence[Sequence[float]], actual_us: Sequence[float]) -
         return []
     columns, target = np.asarray(quantities, float), np.asarray(actual_us, float)
     columns = columns / np.maximum(columns.max(axis=0), 1.0)
-    reads = 2 * np.asarray(quantities)[:, 1] < OPERATIONS_PER_BYTE * np.asarray(quantities)[:, 6]
+    reads = 2 * np.asarray(quantities)[:, 1] < OPERATIONS_PER_BYTE * np.asarray(quantities)[:, 5]
     predicted = []
     for i in range(len(target)):
         others = np.arange(len(target)) != i
