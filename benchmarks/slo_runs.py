@@ -19,8 +19,8 @@ from hfx.bench.outcome import Outcome, output_tokens, tpot_s
 from hfx.bench.progress import Progress
 from hfx.bench.server import Unusable, models, served_pool
 from hfx.bench.sweep import cannot_reach
-from hfx.bench.traces import Row
 from hfx.bench.workload import Prompt, TokenPool, trace_prompts
+from hfx.traces import Row
 
 from .process import ServerProcess
 from .slo_workload import CLASSES, WARM_S, Floor, Workload

@@ -97,14 +97,16 @@ class SlackPolicy:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.lengths.learn(request, output_tokens)
 
-    def repeated(self, times_s: Iterable[float]) -> None:
+    def repeated(self, times_s: Iterable[float], least_s: float) -> None:
         """Learn that the last plan, of decodes only, was carried out again at each of some times.
 
-        For those who know that it would have been drawn up again and again, as a simulator may.
+        `least_s` is the price of the last of these steps. For those who know that the plan would
+        have been drawn up again and again, as a simulator may.
         """
         for now_s in times_s:
             self._tick(now_s)
             self._last_s = now_s
+        self.least_s = least_s
 
     def computed(self, track: Track) -> None:
         """A prompt's last chunk is in the step: what it cost says how much comes per second."""
@@ -152,6 +154,7 @@ class SlackPolicy:
             track = self._ids.get(heappop(self._hard)[1])
             if track is not None:
                 self.queue.leave(track.live)
+                track.relegate(False)
                 ids.append(track.id)
         return tuple(ids)
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .traces import Row
+from hfx.traces import Row
 
 RampUp = Literal["linear", "exponential"]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hfx.traces import Row, read_trace
+
 from .arrivals import arrival_times_s, ramp, trace_times_s
 from .attainment import NO_TARGETS, Targets
 from .client import Target
 from .tiers import Tier, assign, read_tiers
-from .traces import Row, read_trace
 from .workload import (
     Prompt,
     RandomLengths,

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hfx.traces import Row
+
 from .attainment import Targets
-from .traces import Row
 from .workload import RandomLengths
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from hfx.traces import BLOCK_TOKENS, Row
+
 from .attainment import NO_TARGETS, Targets
-from .traces import BLOCK_TOKENS, Row
 from .words import WORDS
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hfx.bench.arrivals import arrival_times_s, ramp, trace_times_s
-from hfx.bench.traces import Row
+from hfx.traces import Row
 
 
 def rng():

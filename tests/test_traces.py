@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hfx.bench.traces import Row, read_trace
 from hfx.bench.workload import TokenPool, trace_prompts
+from hfx.traces import Row, read_trace
 
 TRACES = Path(os.environ.get("HFX_DATA", "../shared/data")) / "traces"
 

@@ -1,0 +1,181 @@
+"""The command line of `python -m hfx.simulate`, and what is asked of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hfx.cost.presets import names
+from hfx.scheduler.dispatch_names import DISPATCHERS
+from hfx.scheduler.policies import POLICIES
+
+from .arrivals import KINDS
+from .fleet import Failure
+from .workload import MIXES
+
+DESCRIPTION = """\
+Serves made-up or recorded traffic on a fleet that does not exist, with the schedulers of the real
+server and the speed that a cost profile says, and reports which promises were kept at what cost.
+A minute of traffic on a few replicas takes about a second."""
+
+EPILOG = f"""\
+policies:
+  hfx                     the project's own dispatcher and step scheduler
+  DISPATCH+STEP_CHUNK     a dispatcher, a step policy, and the most tokens of a step:
+                          least_loaded+fcfs_2048, round_robin+edf_512, hfx+fcfs_1024
+  dispatchers             {", ".join(DISPATCHERS)}
+  step policies           {", ".join(POLICIES)}
+
+workloads (of an 8B model; targets are time to first token, time per token):
+  agent 0.3 s 30 ms, code 0.5 s 50 ms, chat 1 s 100 ms, summ 5 s 150 ms, batch 600 s in all
+  M1: 10 % agent, 30 % code, 40 % chat, 20 % summ     M2: code-heavy     M3: long prompts, batch
+
+profiles that ship with it: {", ".join(names())}
+
+examples:
+  python -m hfx.simulate --workload M1 --rate 28 --replicas 4 --policy hfx
+  python -m hfx.simulate --rate 20,24,28,32 --replicas 4 --policy hfx \\
+      --policy least_loaded+fcfs_2048 --seeds 3 --json sweep.json --plot sweep.png
+  python -m hfx.simulate --trace day.csv.gz --ttft 1 --tpot 0.1 --replicas 2
+  python -m hfx.simulate --rate 40 --replicas 4 --profile h100-llama3.1-8b \\
+      --profile a100-llama3-8b --fail 60:0:30 --slow 1:1.5"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option of the command."""
+    out = argparse.ArgumentParser(
+        prog="python -m hfx.simulate",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _traffic(out.add_argument_group("traffic"))
+    _fleet(out.add_argument_group("fleet"))
+    _belief(out.add_argument_group("what policies believe"))
+    report = out.add_argument_group("report")
+    report.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures")
+    report.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw kept promises against rate (PNG or SVG)"
+    )
+    report.add_argument("--quiet", action="store_true", help="no progress bar")
+    return out
+
+
+def _traffic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--workload", default="M1", choices=sorted(MIXES), help="a mix of classes (M1)"
+    )
+    group.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="replay this instead: Azure's CSV, Mooncake's JSON lines, or CSV with "
+        "[arrival_s,]input_tokens,output_tokens[,hash_ids]; all requests get --ttft and --tpot",
+    )
+    group.add_argument(
+        "--rate",
+        type=_rates,
+        metavar="R[,R...]",
+        help="arrivals per second over all classes, or several to sweep (a trace: its own)",
+    )
+    group.add_argument(
+        "--seconds", type=_positive, metavar="S", help="how long they arrive (300; a trace: all)"
+    )
+    group.add_argument("--seeds", type=_count, default=1, metavar="N", help="runs, seeds 0 to N-1")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
+    group.add_argument("--arrivals", default="poisson", choices=KINDS, help="(poisson)")
+    group.add_argument(
+        "--cv", type=_positive, default=2.5, metavar="X", help="of the gaps of gamma (2.5)"
+    )
+    group.add_argument(
+        "--slo-scale", type=_positive, default=1.0, metavar="X", help="multiplies every target (1)"
+    )
+    group.add_argument("--ttft", type=_positive, default=1.0, metavar="S", help="of a trace (1)")
+    group.add_argument("--tpot", type=_positive, default=0.1, metavar="S", help="of a trace (0.1)")
+
+
+def _fleet(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--replicas", type=_count, default=1, metavar="N", help="(1)")
+    group.add_argument(
+        "--profile",
+        action="append",
+        metavar="NAME",
+        help="a preset or a file from hfx.calibrate; several are dealt out to replicas in turn "
+        "(rtxpro6000-llama3.1-8b)",
+    )
+    group.add_argument(
+        "--policy", action="append", metavar="NAME", help="see below; several are compared (hfx)"
+    )
+    group.add_argument(
+        "--kv-tokens", type=_count, default=500_000, metavar="N", help="a replica's cache (500000)"
+    )
+    group.add_argument(
+        "--slow",
+        type=_slow,
+        action="append",
+        default=[],
+        metavar="ID:X",
+        help="that replica takes X times as long",
+    )
+    group.add_argument(
+        "--fail",
+        type=_failure,
+        action="append",
+        default=[],
+        metavar="AT:ID[:BACK]",
+        help="that replica dies after AT seconds, and is replaced BACK seconds later",
+    )
+
+
+def _belief(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--host-ms", type=float, default=0.0, metavar="MS", help="added to every step (0)"
+    )
+    group.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="random errors of step times, 1 is as large as the profile reports (0)",
+    )
+    group.add_argument(
+        "--cost-error",
+        type=_positive,
+        default=1.0,
+        metavar="X",
+        help="policies start out believing X times the true prices (1)",
+    )
+    group.add_argument(
+        "--hints",
+        type=_positive,
+        metavar="X",
+        help="tell policies X times each output's true length (nothing; 1 is clairvoyant)",
+    )
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _slow(text: str) -> tuple[int, float]:
+    id, _, factor = text.partition(":")
+    return int(id), _positive(factor)
+
+
+def _failure(text: str) -> Failure:
+    at, id, *back = text.split(":")
+    return Failure(float(at), int(id), float(back[0]) if back else float("inf"))

@@ -1,0 +1,402 @@
+"""One replica on a virtual clock: the engine's order of events around a step, without a device.
+
+A step policy sees what it would see in a server and its plans are carried out to the letter. Steps
+of decodes that would all be planned alike are advanced in one jump, which an arrival cuts short.
+Seconds, tokens, blocks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from heapq import heappop, heappush
+from math import inf
+
+from hfx.cache import Hit
+from hfx.cost import CostModel, OnlineCost
+from hfx.request import FinishReason, Mix, Plan, Request
+from hfx.scheduler import Blocks, Live, Snapshot, StepPolicy
+from hfx.scheduler.dispatch_view import ReplicaView
+
+from .device import Device
+from .flight import Flight
+from .memory import NO_HIT, Memory
+from .steady import repetition, steadiness
+
+LEAST_JUMP = 4  # steps: shorter runs are stepped through faster
+MOST_JUMP = 4096  # steps that are priced at once
+
+
+class Replica:
+    """Requests in, steps out: `begin` starts one, `finish` ends it.
+
+    `prices` is what its policy believes, told of every step where it corrects itself; the device
+    is what is true. With `jumps` false every step is planned.
+    """
+
+    def __init__(
+        self,
+        id: int,
+        policy: StepPolicy,
+        device: Device,
+        memory: Memory,
+        prices: CostModel,
+        *,
+        jumps: bool = True,
+    ) -> None:
+        self.policy = policy
+        self.device = device
+        self.memory = memory
+        self.flights: dict[str, Flight] = {}
+        self.running: list[Live] = []  # both in order of arrival
+        self.waiting: list[Live] = []
+        self.ended: list[Flight] = []  # since somebody last took them from here
+        self.steps = 0  # planned or jumped over
+        self.plans = 0
+        self.busy_s = 0.0
+        self.computed_tokens = 0
+        self.hit_tokens = 0
+        self.is_stepping = False
+        self.log: list[tuple[float, Plan]] | None = None  # plans, where somebody wants them
+        self._learned = prices if isinstance(prices, OnlineCost) else None
+        may_jump = jumps and not device.noise and self._learned is None
+        self._steady = steadiness(policy) if may_jump else None
+        self._repeated = repetition(policy)
+        self._batch: list[tuple[Flight, int]] = []
+        self._mix = Mix()
+        self._began_s = 0.0
+        self._ends_s: list[float] = []
+        self._hits: dict[str, Hit] = {}
+        self._hard: list[tuple[float, int, Flight]] = []
+        self._relegated: frozenset[str] = frozenset()
+        self.view = ReplicaView(
+            id,
+            prices,
+            memory.total,
+            memory.block_tokens,
+            memory.available,
+            self.running,
+            self.waiting,
+            hit_tokens=self._hit_of,
+            advance=self._look,
+        )
+        self._unbound: Mapping[str, Flight] = {}
+
+    @property
+    def id(self) -> int:
+        return self.view.id
+
+    def share(self, unbound: Mapping[str, Flight]) -> None:
+        """Let dispatchers look up here the prefixes of requests that are bound to nobody yet."""
+        self._unbound = unbound
+
+    # Who is here
+
+    def add(self, flight: Flight) -> None:
+        """Let a request wait for its turn."""
+        self.flights[flight.live.request.id] = flight
+        flight.fate.replica = self.id
+        if flight.expires_s < inf:
+            heappush(self._hard, (flight.expires_s, flight.number, flight))
+        self._wait(flight)
+
+    def remove(self, request_id: str) -> Flight:
+        """Take back a request that waits and was never served here."""
+        flight = self.flights.pop(request_id)
+        assert not flight.is_running, f"{request_id} runs: only what waits can be taken back"
+        self.waiting.remove(flight.live)
+        self._part(flight)
+        return flight
+
+    def evacuate(self) -> list[Flight]:
+        """Take everybody out, as when it dies; what was computed is lost, but no output token."""
+        flights = sorted(self.flights.values(), key=lambda flight: flight.order)
+        for flight in flights:
+            if flight.is_running:
+                self._leave(flight)
+                flight.live.preemptions += 1
+            self._part(flight)
+        self.running.clear()
+        self.waiting.clear()
+        self.flights.clear()
+        self._hard.clear()
+        self.is_stepping = False
+        return flights
+
+    # A step
+
+    def begin(self, now_s: float, *, jump: bool = True) -> float | None:
+        """Plan a step, or a run of equal ones; when it will end. None where nothing progresses."""
+        self._expire(now_s)
+        if not self.flights:
+            return None
+        blocks = Blocks(self.memory.total, self.memory.available, self.memory.block_tokens)
+        self._hits.clear()
+        plan = self.policy.plan(Snapshot(now_s, self.running, self.waiting, blocks, self._refresh))
+        if self.log is not None:
+            self.log.append((now_s, plan))
+        self.plans += 1
+        self._relegate(plan.relegated)
+        for id in plan.expire:
+            self._end(self.flights[id], FinishReason.EXPIRED)
+        for preemption in plan.preempt:
+            self._preempt(self.flights[preemption.request_id])
+        if not plan.tokens:
+            return None
+        mix = self._start(plan)
+        self.is_stepping = True
+        self._began_s, self._mix = now_s, mix
+        ends_s = self._run_s(now_s, mix) if jump else None
+        self._ends_s = ends_s or [now_s + self.device.step_s(mix)]
+        self.view.boundary_s = self._ends_s[0]
+        return self._ends_s[-1]
+
+    def cut(self, now_s: float) -> float | None:
+        """End a run at the first step that isn't over by now; its new end, None if as before."""
+        ends_s = self._ends_s
+        if not self.is_stepping or len(ends_s) < 2:
+            return None
+        keep = bisect_left(ends_s, now_s) + 1
+        if keep >= len(ends_s):
+            return None
+        del ends_s[keep:]
+        return ends_s[-1]
+
+    def finish(self, now_s: float) -> None:
+        """Account for the step, or the run of steps, that has ended."""
+        ends_s, self.is_stepping = self._ends_s, False
+        self.steps += len(ends_s)
+        self.busy_s += now_s - self._began_s
+        if self._learned is not None:
+            self._learned.observe(self._mix, now_s - self._began_s)
+        if len(ends_s) > 1:
+            self._finish_run(ends_s)
+        else:
+            self._finish_step(now_s)
+        self.view.free_blocks = self.memory.available
+
+    def _finish_step(self, now_s: float) -> None:
+        for flight, count in self._batch:
+            live = flight.live
+            cached = live.cached_tokens = live.cached_tokens + count
+            self.computed_tokens += count
+            if flight.owed:
+                self._owe(flight, live.known_tokens - cached)
+                self.memory.keep(flight)
+            if cached == live.known_tokens:
+                flight.token(now_s)
+                if not flight.left:
+                    self._end(flight, FinishReason.STOP)
+
+    def _finish_run(self, ends_s: list[float]) -> None:
+        """Every one of the batch has decoded once in each of the steps."""
+        memory, steps = self.memory, len(ends_s)
+        if self._repeated is not None:
+            last = self.view.cost.step_s(later(self._mix, steps - 1))
+            self._repeated(ends_s[:-1], last.mean_s)
+        self.computed_tokens += steps * len(self._batch)
+        for flight, _ in self._batch:
+            live = flight.live
+            need = -(-(live.cached_tokens + steps) // memory.block_tokens) - live.held_blocks
+            if need > 0:
+                memory.grow(flight, need)
+                live.held_blocks += need
+            flight.tokens(ends_s)
+        for flight, _ in self._batch:
+            if not flight.left:
+                self._end(flight, FinishReason.STOP)
+
+    def _run_s(self, now_s: float, mix: Mix) -> list[float]:
+        """When each step of a run ends, if the plan is sure to be repeated; else nothing."""
+        batch = self._batch
+        if (
+            self._steady is None
+            or self.waiting
+            or mix.chunks
+            or self.view.prompt_tokens
+            or len(batch) != len(self.running)
+            or self._hard
+        ):
+            return []
+        steps = min(MOST_JUMP, min(flight.left for flight, _ in batch))
+        if steps < LEAST_JUMP:
+            return []
+        steps = self._room_for(steps)
+        if steps < LEAST_JUMP:
+            return []
+        context, squares = mix.decode_context_tokens, mix.decode_context_squares
+        longest_s = self.view.cost.step_s(later(mix, steps - 1)).upper_s
+        if not self._steady(self.running, now_s, longest_s):
+            return []
+        ends_s: list[float] = self.device.decode_ends_s(
+            now_s, steps, mix.decodes, context, squares
+        ).tolist()
+        return ends_s
+
+    def _room_for(self, steps: int) -> int:
+        """How many steps all of the batch can decode in the blocks that are free."""
+        size, free = self.memory.block_tokens, self.memory.available
+        while steps >= LEAST_JUMP:
+            need = 0
+            for flight, _ in self._batch:
+                live = flight.live
+                need += max(0, -(-(live.cached_tokens + steps) // size) - live.held_blocks)
+            if need <= free:
+                return steps
+            steps //= 2
+        return 0
+
+    def _start(self, plan: Plan) -> Mix:
+        """Start those whom the plan starts and take the blocks that its tokens need."""
+        memory, size = self.memory, self.memory.block_tokens
+        batch = self._batch = []
+        started = [id for id in plan.tokens if not self.flights[id].is_running]
+        for id in started:
+            self._enter(self.flights[id])
+        decodes = context = squares = chunks = tokens = history = 0
+        pairs = 0.0
+        for id, count in plan.tokens.items():
+            flight = self.flights[id]
+            live = flight.live
+            cached = live.cached_tokens
+            assert 1 <= count <= live.known_tokens - cached, "the plan's tokens don't fit"
+            need = -(-(cached + count) // size) - live.held_blocks
+            if need > 0:
+                memory.grow(flight, need)
+                live.held_blocks += need
+            batch.append((flight, count))
+            if count == 1 and cached:
+                decodes += 1
+                context += cached + 1
+                squares += (cached + 1) * (cached + 1)
+            else:
+                chunks += 1
+                tokens += count
+                history += cached
+                pairs += count * (cached + count / 2)
+        self.view.free_blocks = memory.available
+        return Mix(decodes, context, chunks, tokens, history, pairs, squares)
+
+    # What dispatchers ask
+
+    def _look(self, now_s: float) -> None:
+        """Bring the view up to date within a run of steps."""
+        ends_s = self._ends_s
+        if self.is_stepping and ends_s[0] < now_s:
+            self.view.boundary_s = ends_s[min(bisect_left(ends_s, now_s), len(ends_s) - 1)]
+
+    def _hit_of(self, request: Request) -> int:
+        flight = self._unbound.get(request.id)
+        if flight is None or not flight.job.hash_ids:
+            return 0
+        hit = self.memory.hit(flight.job, flight.live.known_tokens)
+        return len(hit.blocks) * self.memory.block_tokens
+
+    # Comings and goings
+
+    def _refresh(self, live: Live) -> None:
+        flight = self.flights[live.request.id]
+        if flight.is_running:
+            live.shared_blocks = self.memory.shared(flight)
+            return
+        hit = self._hit(flight)
+        live.held_blocks = len(hit.blocks)
+        live.cached_tokens = live.held_blocks * self.memory.block_tokens
+        live.idle_hit_blocks = hit.idle
+
+    def _hit(self, flight: Flight) -> Hit:
+        if not flight.job.hash_ids:
+            return NO_HIT
+        id = flight.live.request.id
+        hit = self._hits.get(id)
+        if hit is None:
+            hit = self._hits[id] = self.memory.hit(flight.job, flight.live.known_tokens)
+        return hit
+
+    def _enter(self, flight: Flight) -> None:
+        live = flight.live
+        hit = self._hit(flight)
+        self.memory.start(flight, hit)
+        live.held_blocks, live.idle_hit_blocks = len(hit.blocks), 0
+        live.cached_tokens = live.held_blocks * self.memory.block_tokens
+        self.hit_tokens += live.cached_tokens
+        flight.is_running = True
+        self.waiting.remove(live)
+        self._insert(self.running, flight)
+        if hit.blocks:
+            self._owe(flight, live.known_tokens - live.cached_tokens)
+
+    def _wait(self, flight: Flight) -> None:
+        self._owe(flight, flight.live.known_tokens)
+        self._insert(self.waiting, flight)
+
+    def _insert(self, lives: list[Live], flight: Flight) -> None:
+        """Keep a list in order of arrival, equal arrivals in order of number."""
+        if not lives or lives[-1].arrival_s < flight.live.arrival_s:
+            lives.append(flight.live)
+        else:
+            insort(lives, flight.live, key=lambda live: self.flights[live.request.id].order)
+
+    def _part(self, flight: Flight) -> None:
+        """Forget what this replica counted and its cache promised to a request that goes."""
+        live = flight.live
+        live.cached_tokens = live.held_blocks = live.idle_hit_blocks = 0
+        self._owe(flight, 0)
+
+    def _owe(self, flight: Flight, tokens: int) -> None:
+        self.view.prompt_tokens += tokens - flight.owed
+        flight.owed = tokens
+
+    def _preempt(self, flight: Flight) -> None:
+        self.running.remove(flight.live)
+        self._leave(flight)
+        flight.live.preemptions += 1
+        self._wait(flight)
+
+    def _leave(self, flight: Flight) -> None:
+        live = flight.live
+        self.memory.leave(flight)
+        live.cached_tokens = live.held_blocks = live.shared_blocks = 0
+        flight.is_running = False
+
+    def _relegate(self, ids: frozenset[str]) -> None:
+        if ids is not self._relegated:
+            for id in ids - self._relegated:
+                self.flights[id].fate.was_relegated = True
+            self._relegated = ids
+
+    def _expire(self, now_s: float) -> None:
+        while self._hard and self._hard[0][0] < now_s:
+            flight = heappop(self._hard)[2]
+            if self.flights.get(flight.live.request.id) is flight:
+                self._end(flight, FinishReason.EXPIRED)
+
+    def _end(self, flight: Flight, reason: FinishReason) -> None:
+        live, fate = flight.live, flight.fate
+        if flight.is_running:
+            self.running.remove(live)
+            self._leave(flight)
+        else:
+            self.waiting.remove(live)
+        self._owe(flight, 0)
+        del self.flights[live.request.id]
+        close(flight, reason)
+        self.policy.ended(live.request, live.output_tokens, reason)
+        self.ended.append(flight)
+        assert fate.reason is reason
+
+
+def later(mix: Mix, steps: int) -> Mix:
+    """What the same decodes do so many steps later."""
+    decodes, context = mix.decodes, mix.decode_context_tokens
+    squares = mix.decode_context_squares + steps * (2 * context + decodes * steps)
+    return Mix(decodes, context + decodes * steps, decode_context_squares=squares)
+
+
+def close(flight: Flight, reason: FinishReason) -> None:
+    """Write down what became of a request."""
+    live, fate = flight.live, flight.fate
+    fate.first_s, fate.last_s = live.first_token_s, live.last_token_s
+    fate.output_tokens = live.output_tokens
+    fate.preemptions = live.preemptions
+    fate.reason = reason

@@ -1,0 +1,79 @@
+"""The command: what it prints and writes, and that the same command writes the same figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hfx.simulate.cli import main
+from hfx.simulate.setup import PolicyName
+
+SHORT = ["--rate", "12", "--replicas", "2", "--seconds", "8", "--quiet"]
+
+
+def test_the_same_command_gives_the_same_figures(tmp_path: Path) -> None:
+    policies = ["--policy", "hfx", "--policy", "power_of_two+edf_512", "--noise", "1"]
+    records = []
+    for name in ("a.json", "b.json"):
+        assert main([*SHORT, *policies, "--seeds", "2", "--json", str(tmp_path / name)]) == 0
+        records.append(json.loads((tmp_path / name).read_text()))
+
+    assert records[0]["runs"] == records[1]["runs"]
+    assert records[0]["summary"] == records[1]["summary"]
+    assert len(records[0]["runs"]) == 4 and len(records[0]["summary"]) == 2
+    assert {"joint", "joint_cumulative", "worst_class", "attainment_agent", "accelerator_s"} <= set(
+        records[0]["summary"][0]
+    )
+
+
+def test_a_report_shows_each_class_by_both_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*SHORT, "--policy", "least_loaded+fcfs_2048"])
+
+    shown = capsys.readouterr().out
+    for words in ("mean TPOT", "every token", "agent", "worst class", "per CPU second"):
+        assert words in shown
+
+
+def test_a_fleet_may_be_mixed_slow_failing_and_wrong_about_itself(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    fleet = ["--profile", "h100-llama3.1-8b", "--profile", "rtxpro6000-llama3.1-8b"]
+    trouble = ["--slow", "1:1.5", "--fail", "3:0:1", "--cost-error", "0.8", "--host-ms", "0.3"]
+
+    main([*SHORT, *fleet, *trouble, "--hints", "2", "--json", str(path)])
+
+    summary = json.loads(path.read_text())["summary"][0]
+    assert 0 < summary["joint"] <= 1 and summary["preemptions"] > 0
+
+
+def test_a_plot_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "plot.svg"
+
+    main([*SHORT, "--rate", "6,12", "--policy", "round_robin+fcfs_512", "--plot", str(path)])
+
+    assert "<svg" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("least_loaded+fcfs_2048", ("least_loaded", "fcfs", 2048)),
+        ("round_robin+qoserve_like", ("round_robin", "qoserve_like", 2048)),
+        ("hfx", ("hfx", "hfx", 2048)),
+        ("hfx_reconstruction", ("least_loaded", "hfx_reconstruction", 2048)),
+        ("hfx+qoserve_like_512", ("hfx", "qoserve_like", 512)),
+    ],
+)
+def test_a_policy_has_a_dispatcher_a_step_policy_and_a_chunk(
+    text: str, parts: tuple[str, str, int]
+) -> None:
+    name = PolicyName.parse(text)
+
+    assert (name.dispatch, name.step, name.chunk_tokens) == parts
+
+
+@pytest.mark.parametrize("text", ["fcfs_512", "least_loaded+best", "nobody+fcfs_512", "hfx+fcfs_x"])
+def test_a_policy_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*SHORT, "--policy", text])
+
+    assert "must be one of" in (shown := capsys.readouterr().err) or "DISPATCH+STEP" in shown
