@@ -19,6 +19,7 @@ from .prices import decode_s, fixed_s, idle_ttft_s, prompt_s
 
 SHARE = 0.95  # of the time that promises may fill: the rest is for what prices don't know
 HALVINGS = 24  # of the interval in which a best value is searched
+ROUNDED = 1.01  # a best value may be rounded up by that much and still be kept
 FARTHEST_S = 3600.0  # how far ahead a best value is searched
 ROUNDING_S = 1e-6  # what sums of due times may be off by
 LEAST_SHARE = 0.05  # of the time that prompts get whatever decodes need
@@ -319,7 +320,8 @@ def _best(targets: Targets, alone: Targets, room_s: float, fits: Fits) -> dict[s
         given = _given(asked, name, lambda targets: fits(targets, room_s))
 
         def reaches(value_s: float, name: str = name, given: Targets = given) -> bool:
-            return fits(replace(given, **{name: value_s}), room_s)
+            near = (value_s, ROUNDED * value_s)  # demand comes in tokens, so it is no smooth curve
+            return all(fits(replace(given, **{name: value}), room_s) for value in near)
 
         best[name] = _least(reaches, least_s) + (room_s if name != "tpot_s" else 0.0)
     return best

@@ -87,10 +87,8 @@ class Draft:
 
     def _supply(self) -> Supply:
         """What decodes leave of the time: at the pace of the tightest, and their slack at once."""
-        found, longest_s = self.found, self._longest_s()
-        pace_s = min(found.cap_s, longest_s)
-        if found.tightest_s < inf:
-            pace_s = min(found.tightest_s * RUN_RATE, longest_s)
+        found = self.found
+        pace_s = found.tightest_s * RUN_RATE if found.tightest_s < inf else found.cap_s
         if pace_s == inf:
             return Supply(self.now_s, MOST_SHARE, 0.0)
         floor_s = self.base_s or self.policy.fixed_s

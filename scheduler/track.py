@@ -12,6 +12,7 @@ from .lengths import STRIDE, Lengths
 from .policy import Live
 
 RUN_RATE = 0.9  # of TPOT: an iteration that long leaves no decode farther behind than it was
+LATER_S = 60.0  # a lost deadline without TTFT is given that much more time
 SURE_PART = 0.5  # of the time that tokens sure to come will win back: so far a decode may lag
 
 
@@ -135,9 +136,7 @@ class Track:
     def postpone(self, now_s: float) -> None:
         """Give a prompt that is late and may not be relegated its promise anew, as if it had just
         arrived: it keeps a place without becoming the most urgent for ever."""
-        step_s = min(self.ttft_s, 60.0)
-        self.due_s += step_s * max(1.0, -((self.due_s - now_s) // step_s))
-        self.latest_s = self.due_s
+        self.due_s = self.latest_s = now_s + min(self.ttft_s, LATER_S)
 
     def token_due_s(self, lengths: Lengths, pace_s: float) -> float:
         """When the next output token is due, once there was a first one."""

@@ -3,7 +3,10 @@
 The world is the benchmarks' virtual replica; it asserts that each plan fits its blocks and tokens.
 """
 
+import random
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +14,16 @@ from hypothesis import strategies as st
 from benchmarks.slo_replay import BLOCK_TOKENS, HOST_S, Job, Replay, replay
 from hfx.cost import Key, Mix, Regime, StepCost
 from hfx.request import FinishReason, Objective, Plan, Request, Sampling
-from hfx.scheduler import POLICIES, SlackPolicy, Snapshot, StepPolicy
+from hfx.scheduler import (
+    POLICIES,
+    Admission,
+    FirstComeFirstServed,
+    SlackPolicy,
+    Snapshot,
+    StepPolicy,
+)
 from hfx.scheduler.draft import GENTLE_PARTS
+from hfx.scheduler.fcfs import filled
 from hfx.scheduler.policies import FIXED, PRICED
 
 TOTAL = 24  # blocks of 64 tokens; the longest request needs 6
@@ -158,3 +169,138 @@ def test_the_baselines_fit_and_end_too(jobs: list[Job], name: str) -> None:
     replayed = run(plain, watched(policy, 64, 4))
 
     assert all(done.is_whole for done in replayed.served)
+
+
+LEAST_STEP_S = 5.0  # virtual time in which every request that is live must have done something
+
+
+@settings(max_examples=40, deadline=None)
+@given(traffic(), st.integers(1, 6), st.integers(8, TOTAL))
+def test_every_admitted_request_makes_progress_within_a_bound(
+    jobs: list[Job], running: int, blocks: int
+) -> None:
+    """With all work there is taken one after another, the longest wait is the sum of it."""
+    watch = hfx(64 + running, running)
+
+    replayed = run(jobs, watch, blocks)
+
+    bound_s = 3 * sum(
+        step_s(Mix.one(job.request.prompt_tokens, 0)) + job.output_tokens * step_s(Mix.one(1, 400))
+        for job in jobs
+    )
+    for done in replayed.served:
+        at_s = (done.job.request.arrival_s, *done.token_s)
+        assert all(b - a <= bound_s + LEAST_STEP_S for a, b in pairwise(at_s))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30))
+def test_with_exact_prices_and_a_feasible_set_nothing_is_missed(seed: int, count: int) -> None:
+    """Feasible by the demand-bound test with a quarter of the time to spare, lengths known."""
+    policy = SlackPolicy(COST, max_step_tokens=512, max_running=64)
+    admission = Admission(COST, policy.lengths, max_step_tokens=512, max_running=64, share=0.75)
+
+    replayed = replay(
+        promised(random.Random(seed), count),
+        policy,
+        step_s,
+        admits=lambda request, snapshot: admission.answer(request, snapshot) is None,
+    )
+
+    assert [done for done in replayed.served if not done.meets] == []
+
+
+def promised(draw: random.Random, count: int) -> list[Job]:
+    jobs, at_s = [], 0.001
+    for index in range(count):
+        at_s += draw.choice((0.0, 0.0, 0.01, 0.2, 0.5, 2.0))
+        output = draw.randint(1, 80)
+        request = Request(
+            id=f"{index:02d}",
+            prompt_token_ids=(0,) * draw.randint(1, 800),
+            sampling=Sampling(max_tokens=100),
+            objective=Objective(
+                ttft_s=draw.choice((None, 0.3, 1.0, 5.0)),
+                tpot_s=draw.choice((None, 0.04, 0.1, 0.5)),
+                deadline_s=draw.choice((None, None, 3.0, 10.0, 60.0)),
+                on_miss="refuse",
+            ),
+            arrival_s=at_s,
+            expected_output_tokens=output,
+        )
+        jobs.append(Job(request, output))
+    return jobs
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_relegated_work_is_done_once_the_load_falls(seed: int) -> None:
+    draw = random.Random(seed)
+    burst = [
+        Job(
+            Request(
+                id=f"{index:03d}",
+                prompt_token_ids=(0,) * draw.randint(50, 300),
+                sampling=Sampling(max_tokens=60),
+                objective=Objective(ttft_s=0.5, tpot_s=0.05),
+                arrival_s=0.001 + index * 0.005,
+            ),
+            draw.randint(1, 30),
+        )
+        for index in range(40)
+    ]
+    late = replace(burst[0].request, id="late", arrival_s=30.0)
+    watch = hfx()
+
+    replayed = run([*burst, Job(late, 5)], watch)
+
+    lost = set().union(*(plan.relegated for plan in watch.log))
+    assert lost, "the burst was meant to be too much"
+    assert all(done.is_whole for done in replayed.served)
+    assert not watch.log[-1].relegated
+    assert next(done for done in replayed.served if done.job.request.id == "late").meets
+
+
+def test_the_chunk_that_keeps_the_tightest_tpot_in_every_step_is_a_bad_idea() -> None:
+    """The negative control: chunks bounded by TPOT step by step instead of by gathered slack."""
+    jobs = mixed_traffic(rate=7.0, seconds=60.0)
+
+    ours = replay(jobs, SlackPolicy(COST, max_step_tokens=2048, max_running=64), step_s)
+    naive = replay(jobs, NaivePerStepTpot(), step_s)
+
+    assert met(ours) > met(naive) + 0.2
+
+
+def mixed_traffic(rate: float, seconds: float) -> list[Job]:
+    """Tight streams beside long prompts, whose first tokens are due soon."""
+    draw, jobs, at_s = random.Random(3), [], 0.0
+    tiers = (
+        (Objective(ttft_s=0.5, tpot_s=0.025, tier="tight"), 40),
+        (Objective(ttft_s=1.5, tpot_s=0.2, tier="long"), 400),
+    )
+    while (at_s := at_s + draw.expovariate(rate)) < seconds:
+        promise, prompt = tiers[len(jobs) % 2]
+        request = Request(
+            id=f"{len(jobs):04d}",
+            prompt_token_ids=(0,) * draw.randint(prompt // 2, prompt),
+            sampling=Sampling(max_tokens=200),
+            objective=promise,
+            arrival_s=at_s + 0.001,
+        )
+        jobs.append(Job(request, draw.randint(5, 40)))
+    return jobs
+
+
+class NaivePerStepTpot(FirstComeFirstServed):
+    """Every step, chunk included, as short as the tightest TPOT of the decodes in it."""
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        decodes = [live for live in snapshot.running if live.is_decoding]
+        tightest_s = min((live.request.objective.tpot_s or inf for live in decodes), default=inf)
+        mix = Mix.of((1, live.cached_tokens) for live in decodes)
+        chunk = COST.prefill_tokens_within(tightest_s, mix, 0) if decodes else 2048
+        return filled(snapshot, snapshot.running, snapshot.waiting, len(decodes) + chunk, 64)
+
+
+def met(replayed: Replay) -> float:
+    return sum(done.meets for done in replayed.served) / len(replayed.served)
