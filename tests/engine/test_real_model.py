@@ -12,7 +12,7 @@ from hfx.cache import BlockPool
 from hfx.config import SchedulerConfig
 from hfx.engine import LLM, AsyncEngine, Completion, Delta, Engine
 from hfx.engine.executor import ModelExecutor
-from hfx.request import FinishReason, Request, Sampling
+from hfx.request import FinishReason, Objective, Request, Sampling
 from hfx.scheduler import FirstComeFirstServed
 
 BLOCK_TOKENS = 16
@@ -179,6 +179,29 @@ def test_logprobs_come_with_every_token_and_the_greedy_one_ranks_first(llm: LLM)
         assert told.logprob == told.top[0][1] >= told.top[1][1]
 
 
+def test_an_objective_for_all_prompts_or_each_comes_back_with_its_verdict(llm: LLM) -> None:
+    easy, hard = Objective(ttft_s=600.0, tpot_s=60.0), Objective(ttft_s=1e-6)
+
+    both = llm.generate(["One", "Two"], greedy(3), objective=easy)
+    each = llm.generate(["One", "Two"], greedy(3), objective=[easy, hard])
+    (plain,) = llm.generate("One", greedy(3))
+
+    assert [answer.verdict and answer.verdict.is_met for answer in both] == [True, True]
+    assert [answer.verdict and answer.verdict.is_met for answer in each] == [True, False]
+    assert plain.verdict is None
+    assert [answer.token_ids for answer in both] == [answer.token_ids for answer in each]
+
+
+def test_a_hard_deadline_ends_an_offline_answer(llm: LLM) -> None:
+    promise = Objective(deadline_s=0.25, on_miss="refuse")
+
+    (answer,) = llm.generate("Count:", greedy(900), objective=promise)
+
+    assert answer.finish_reason is FinishReason.EXPIRED
+    assert len(answer.token_ids) < 900
+    assert answer.verdict is not None and not answer.verdict.is_met
+
+
 def test_nothing_is_computed_if_one_of_the_prompts_is_too_long(llm: LLM) -> None:
     with pytest.raises(ValueError, match=f"context of {llm.max_model_len} tokens"):
         llm.generate(["short", [1] * llm.max_model_len], greedy())
@@ -193,6 +216,8 @@ def test_impossible_offline_settings_are_named(llm: LLM) -> None:
         llm.generate("x", n=0)
     with pytest.raises(ValueError, match="2 samplings for 1 prompts"):
         llm.generate(["x"], [greedy(), greedy()])
+    with pytest.raises(ValueError, match="3 objectives for 1 prompts"):
+        llm.generate(["x"], objective=[Objective()] * 3)
 
 
 def test_a_soak_of_mixed_requests_with_random_aborts_ends_with_every_block_free(
