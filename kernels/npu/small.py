@@ -1,7 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """The small operators for vector cores: persistent programs around the steps of `kernels.gpu`.
 
-A grid of one program a token would be scheduled core by core, and may not exceed 65,535.
+A grid of one program a token would be scheduled core by core, and may not exceed 65,535. Numbers of
+tokens aren't specialised, so that no step compiles anew.
 
 T tokens, B heads that are taken at once, N query and M key-value heads, H head size, W its next
 power of two, R rotary dimensions, P half of them.
@@ -17,7 +18,7 @@ from ..gpu.numbers import narrow
 from ..gpu.rope import turn_in_place, turn_into_cache
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def kv_write(
     k,
     v,
@@ -48,7 +49,7 @@ def kv_write(
             copy_heads(v_row, v_cache, v_scale, slot, head_B, M, H, W, SCALING, WIDEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def rope(
     q,
     k,
@@ -103,7 +104,7 @@ def rope(
                 turn_in_place(k_row, head_B, cos_P, sin_P, M, H, R, NEOX, PAIRS, WIDEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def rms_norm(
     x,
     weight,
@@ -144,7 +145,7 @@ def rms_norm(
         tl.store(out + token * out_stride + head * out_head_stride + d_W, y_W, is_in)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def silu_mul(
     gate_up,
     out,
