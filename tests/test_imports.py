@@ -17,6 +17,9 @@ PLANNING = (
     "hfx.engine",
     "hfx.engine.engine",
     "hfx.engine.async_engine",
+    "hfx.engine.emulated",
+    "hfx.simulate",
+    "hfx.simulate.cli",
 )
 
 

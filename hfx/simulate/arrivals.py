@@ -63,7 +63,8 @@ def _gamma(rng: np.random.Generator, rate: float, seconds: float, cv: float) -> 
 
 def _on_off(rng: np.random.Generator, rate: float, seconds: float) -> list[float]:
     times: list[float] = []
-    at_s, off_s = 0.0, ON_S * (1 - ON_SHARE) / ON_SHARE
+    off_s = ON_S * (1 - ON_SHARE) / ON_SHARE
+    at_s = 0.0 if rng.uniform() < ON_SHARE else float(rng.exponential(off_s))
     while at_s < seconds:
         on_s = float(rng.exponential(ON_S))
         count = int(rng.poisson(rate / ON_SHARE * on_s))

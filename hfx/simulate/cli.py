@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -94,9 +94,16 @@ def _run(
     fleet = spec.fleet()
     with tqdm(total=len(jobs), desc=title, unit="req", leave=False, disable=hidden) as bar:
         began_s = time.process_time()
-        result = fleet.run(jobs, bar.update)
+        result = fleet.run(jobs, _told(bar))
         cpu_s = time.process_time() - began_s
     return Run(name, rate, seed, summarize(result, horizon_s), cpu_s)
+
+
+def _told(bar: tqdm[Any]) -> Callable[[int], None]:
+    def tell(more: int) -> None:
+        bar.update(more)
+
+    return tell
 
 
 def _traffic(options: argparse.Namespace, rate: float | None, seed: int) -> list[Job]:

@@ -28,6 +28,7 @@ class Flight:
         "job",
         "kept_blocks",
         "live",
+        "names",
         "number",
         "owed",
     )
@@ -41,6 +42,7 @@ class Flight:
         self.is_running = False
         self.holding = _NOTHING_HELD
         self.kept_blocks = 0
+        self.names: list[bytes] = []
         self.owed = 0
         promise = request.objective
         counts = promise.ttft_s is not None or promise.tpot_s is not None

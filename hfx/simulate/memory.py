@@ -28,7 +28,7 @@ class Memory(Protocol):
         """Blocks that can be taken now."""
         ...
 
-    def hit(self, job: Job, known_tokens: int) -> Hit:
+    def hit(self, flight: Flight) -> Hit:
         """What the prefix cache would give a sequence."""
         ...
 
@@ -41,7 +41,7 @@ class Memory(Protocol):
         ...
 
     def keep(self, flight: Flight) -> None:
-        """Make the full blocks of a computed prompt findable."""
+        """Make the full blocks of what was computed findable."""
         ...
 
     def shared(self, flight: Flight) -> int:
@@ -61,7 +61,7 @@ class Counted:
         self.block_tokens = block_tokens
         self.available = total
 
-    def hit(self, job: Job, known_tokens: int) -> Hit:
+    def hit(self, flight: Flight) -> Hit:
         """See `Memory.hit`."""
         return NO_HIT
 
@@ -103,9 +103,10 @@ class Prefixes:
         """See `Memory.available`."""
         return self.pool.available
 
-    def hit(self, job: Job, known_tokens: int) -> Hit:
+    def hit(self, flight: Flight) -> Hit:
         """See `Memory.hit`."""
-        return self.pool.lookup(self._names(job), known_tokens)
+        known_tokens = flight.live.known_tokens
+        return self.pool.lookup(self._names(flight, known_tokens), known_tokens)
 
     def start(self, flight: Flight, hit: Hit) -> None:
         """See `Memory.start`."""
@@ -119,11 +120,12 @@ class Prefixes:
 
     def keep(self, flight: Flight) -> None:
         """See `Memory.keep`."""
-        names = self._names(flight.job)
-        full = min(flight.live.cached_tokens // self.block_tokens, len(names))
-        for index in range(flight.kept_blocks, full):
-            self.pool.keep(flight.holding, index, names[index])
-        flight.kept_blocks = max(full, flight.kept_blocks)
+        full = flight.live.cached_tokens // self.block_tokens
+        if full > flight.kept_blocks:
+            names = self._names(flight, flight.live.cached_tokens)
+            for index in range(flight.kept_blocks, min(full, len(names))):
+                self.pool.keep(flight.holding, index, names[index])
+            flight.kept_blocks = full
 
     def shared(self, flight: Flight) -> int:
         """See `Memory.shared`."""
@@ -133,8 +135,18 @@ class Prefixes:
         """See `Memory.leave`."""
         self.pool.release(flight.holding)
 
-    def _names(self, job: Job) -> list[bytes]:
-        """The names of a prompt's full blocks, as far as its hash ids reach."""
+    def _names(self, flight: Flight, tokens: int) -> list[bytes]:
+        """The names of the full blocks of so many tokens: by hash id as far as the prompt has such,
+        then its own, which only itself can hit once it was preempted."""
+        names, full = flight.names, tokens // self.block_tokens
+        if not names:
+            names.extend(self._prompt_names(flight.job))
+        if len(flight.job.hash_ids) * HASH_TOKENS >= flight.job.request.prompt_tokens:
+            own = flight.live.request.id.encode()
+            names.extend(own + b"/%d" % n for n in range(len(names), full))
+        return names
+
+    def _prompt_names(self, job: Job) -> list[bytes]:
         parts = HASH_TOKENS // self.block_tokens
         names = [
             hash_id.to_bytes(8, "little", signed=True) + part.to_bytes(2, "little")

@@ -24,6 +24,7 @@ from .memory import NO_HIT, Memory
 from .steady import repetition, steadiness
 
 LEAST_JUMP = 4  # steps: shorter runs are stepped through faster
+RETRIES = 100  # plans in a row that do nothing: some policies count how often they were asked
 MOST_JUMP = 4096  # steps that are priced at once
 
 
@@ -128,8 +129,24 @@ class Replica:
     def begin(self, now_s: float, *, jump: bool = True) -> float | None:
         """Plan a step, or a run of equal ones; when it will end. None where nothing progresses."""
         self._expire(now_s)
-        if not self.flights:
+        for _ in range(RETRIES):
+            if not self.flights:
+                return None
+            plan = self._plan(now_s)
+            if plan.tokens:
+                break
+        else:
             return None
+        mix = self._start(plan)
+        self.is_stepping = True
+        self._began_s, self._mix = now_s, mix
+        ends_s = self._run_s(now_s, mix) if jump else None
+        self._ends_s = ends_s or [now_s + self.device.step_s(mix)]
+        self.view.boundary_s = self._ends_s[0]
+        return self._ends_s[-1]
+
+    def _plan(self, now_s: float) -> Plan:
+        """Ask for a plan, and carry out what comes before the step."""
         blocks = Blocks(self.memory.total, self.memory.available, self.memory.block_tokens)
         self._hits.clear()
         plan = self.policy.plan(Snapshot(now_s, self.running, self.waiting, blocks, self._refresh))
@@ -141,15 +158,7 @@ class Replica:
             self._end(self.flights[id], FinishReason.EXPIRED)
         for preemption in plan.preempt:
             self._preempt(self.flights[preemption.request_id])
-        if not plan.tokens:
-            return None
-        mix = self._start(plan)
-        self.is_stepping = True
-        self._began_s, self._mix = now_s, mix
-        ends_s = self._run_s(now_s, mix) if jump else None
-        self._ends_s = ends_s or [now_s + self.device.step_s(mix)]
-        self.view.boundary_s = self._ends_s[0]
-        return self._ends_s[-1]
+        return plan
 
     def cut(self, now_s: float) -> float | None:
         """End a run at the first step that isn't over by now; its new end, None if as before."""
@@ -182,7 +191,7 @@ class Replica:
             self.computed_tokens += count
             if flight.owed:
                 self._owe(flight, live.known_tokens - cached)
-                self.memory.keep(flight)
+            self.memory.keep(flight)
             if cached == live.known_tokens:
                 flight.token(now_s)
                 if not flight.left:
@@ -202,6 +211,7 @@ class Replica:
                 memory.grow(flight, need)
                 live.held_blocks += need
             flight.tokens(ends_s)
+            memory.keep(flight)
         for flight, _ in self._batch:
             if not flight.left:
                 self._end(flight, FinishReason.STOP)
@@ -250,15 +260,17 @@ class Replica:
         """Start those whom the plan starts and take the blocks that its tokens need."""
         memory, size = self.memory, self.memory.block_tokens
         batch = self._batch = []
-        started = [id for id in plan.tokens if not self.flights[id].is_running]
-        for id in started:
-            self._enter(self.flights[id])
+        wanted, flights = plan.tokens, self.flights
+        if not all(flights[id].is_running for id in wanted):
+            for live in [live for live in self.waiting if live.request.id in wanted]:
+                self._enter(flights[live.request.id])
         decodes = context = squares = chunks = tokens = history = 0
         pairs = 0.0
-        for id, count in plan.tokens.items():
-            flight = self.flights[id]
-            live = flight.live
-            cached = live.cached_tokens
+        for live in self.running:
+            count = wanted.get(live.request.id, 0)
+            if not count:
+                continue
+            flight, cached = flights[live.request.id], live.cached_tokens
             assert 1 <= count <= live.known_tokens - cached, "the plan's tokens don't fit"
             need = -(-(cached + count) // size) - live.held_blocks
             if need > 0:
@@ -274,6 +286,7 @@ class Replica:
                 tokens += count
                 history += cached
                 pairs += count * (cached + count / 2)
+        assert len(batch) == len(wanted), "the plan names a request that can't run"
         self.view.free_blocks = memory.available
         return Mix(decodes, context, chunks, tokens, history, pairs, squares)
 
@@ -289,7 +302,7 @@ class Replica:
         flight = self._unbound.get(request.id)
         if flight is None or not flight.job.hash_ids:
             return 0
-        hit = self.memory.hit(flight.job, flight.live.known_tokens)
+        hit = self.memory.hit(flight)
         return len(hit.blocks) * self.memory.block_tokens
 
     # Comings and goings
@@ -310,7 +323,7 @@ class Replica:
         id = flight.live.request.id
         hit = self._hits.get(id)
         if hit is None:
-            hit = self._hits[id] = self.memory.hit(flight.job, flight.live.known_tokens)
+            hit = self._hits[id] = self.memory.hit(flight)
         return hit
 
     def _enter(self, flight: Flight) -> None:
@@ -356,7 +369,7 @@ class Replica:
     def _leave(self, flight: Flight) -> None:
         live = flight.live
         self.memory.leave(flight)
-        live.cached_tokens = live.held_blocks = live.shared_blocks = 0
+        live.cached_tokens = live.held_blocks = 0
         flight.is_running = False
 
     def _relegate(self, ids: frozenset[str]) -> None:
