@@ -6,8 +6,10 @@ head size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ TOLERANCE = {
     torch.float16: (2.0**-10, 1.5e-3),
     torch.bfloat16: (2.0**-8, 5e-3),
 }
+
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
 def assert_close(actual: torch.Tensor, truth: torch.Tensor) -> None:
@@ -79,6 +83,22 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def launches_with_known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Triton's interpreter drops, a compiler refuses: names that are no argument's."""
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is None:
+        return
+    run = interpreter.InterpretedFunction.run
+
+    def checked(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+        unknown = named.keys() - {*self.arg_names, *LAUNCH_OPTIONS}
+        assert not unknown, f"{self.fn.__name__} has no {', '.join(unknown)}"
+        return run(self, *args, grid=grid, warmup=warmup, **named)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", checked)
 
 
 @dataclass(frozen=True, slots=True)

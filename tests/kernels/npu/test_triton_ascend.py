@@ -72,14 +72,20 @@ def test_a_window_with_sinks_takes_the_tiles_that_leave_room_for_both(attending,
     close(operators.attend(step.q_TNH, step.cache, work, sinks_N=step.sinks_N), step.truth_TNH)
 
 
-@pytest.mark.parametrize("changes", [{}, {"head_size": 80, **QUANTISED}], ids=str)
-def test_split_tiles_are_put_together_by_a_launch_of_its_own(changes, attending, step_of, close):
+@pytest.mark.parametrize(
+    ("changes", "split_tokens", "slots"),
+    [({}, 256, 4), ({"head_size": 80, **QUANTISED}, None, 3)],  # fixed: int8 has no small tiles
+    ids=str,
+)
+def test_split_tiles_are_put_together_by_a_launch_of_its_own(
+    changes, split_tokens, slots, attending, step_of, close
+):
     operators = attending(cores=8)
     spec = spec_of(**({"dtype": torch.float16} | changes))
     step = step_of(operators, spec, [(1, 900), (1, 20)])
-    work = operators.plan(step.spec, step.batch, split_tokens=256)
+    work = operators.plan(step.spec, step.batch, split_tokens=split_tokens)
 
-    assert work.slots == 4 and work.reduces
+    assert work.slots == slots and work.reduces
     close(operators.attend(step.q_TNH, step.cache, work), step.truth_TNH)
 
 
