@@ -32,5 +32,6 @@ class Device:
 
     @property
     def has_float8(self) -> bool:
-        """Whether float8_e4m3fn can be converted there."""
-        return self.architecture not in ("sm_80", "sm_86")
+        """Whether float8_e4m3fn can be converted there: of NVIDIA's from sm_89 on."""
+        name = self.architecture
+        return not name.startswith("sm_") or int(name.removeprefix("sm_")) >= 89

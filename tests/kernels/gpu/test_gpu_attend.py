@@ -186,9 +186,11 @@ def test_what_cannot_run_is_refused_with_the_reason(operators, operators_on):
         operators.allocate_cache(wide, 1)
     with pytest.raises(ValueError, match=r"not in torch\.float64"):
         operators.allocate_cache(double, 1)
-    with pytest.raises(ValueError, match="no float8_e4m3fn on sm_80"):
-        operators_on("sm_80").allocate_cache(float8, 1)
-    assert operators_on("sm_90").allocate_cache(float8, 1).k.dtype == torch.float8_e4m3fn
+    for old in ("sm_75", "sm_80", "sm_86", "sm_87"):
+        with pytest.raises(ValueError, match=f"no float8_e4m3fn on {old}"):
+            operators_on(old).allocate_cache(float8, 1)
+    for new in ("sm_89", "sm_90", "sm_120", "gfx942"):
+        assert operators_on(new).allocate_cache(float8, 1).k.dtype == torch.float8_e4m3fn
 
 
 @settings(
