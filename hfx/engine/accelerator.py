@@ -61,16 +61,21 @@ class Accelerator:
             self.module.synchronize(self.device)
 
     def peak_bytes(self, run: Callable[[], None]) -> int:
-        """Most memory that `run` has in use at once, freed afterwards; 0 where nobody counts."""
+        """Most memory that `run` holds at once, freed afterwards; 0 where nobody counts.
+
+        What torch's allocator holds counts, not what is in use: a recording keeps its memory from
+        everyone else, in use or not.
+        """
         if self.module is None:
             run()
             return 0
         self.synchronize()
+        self.module.empty_cache()
         self.module.reset_peak_memory_stats(self.device)
-        before = int(self.module.memory_allocated(self.device))
+        before = int(self.module.memory_reserved(self.device))
         run()
         self.synchronize()
-        peak = int(self.module.max_memory_allocated(self.device)) - before
+        peak = int(self.module.max_memory_reserved(self.device)) - before
         gc.collect()
         self.module.empty_cache()
         return peak

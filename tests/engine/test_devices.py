@@ -128,37 +128,43 @@ def test_bytes_and_blocks_win_over_a_devices_share() -> None:
 
 
 class StandInModule:
-    """Stands in for torch.cuda: memory that a run takes and gives back."""
+    """Stands in for torch.cuda: memory that its allocator holds, of which some is in use."""
 
     def __init__(self) -> None:
-        self.used, self.peak, self.emptied = 100, 900, False
+        self.used, self.held, self.peak = 100, 150, 900
 
     def synchronize(self, device: object) -> None: ...
 
+    def take(self, size: int) -> None:
+        self.used += size
+        self.held = max(self.held, self.used)
+        self.peak = max(self.peak, self.held)
+
     def reset_peak_memory_stats(self, device: object) -> None:
-        self.peak = self.used
+        self.peak = self.held
 
-    def memory_allocated(self, device: object) -> int:
-        return self.used
+    def memory_reserved(self, device: object) -> int:
+        return self.held
 
-    def max_memory_allocated(self, device: object) -> int:
+    def max_memory_reserved(self, device: object) -> int:
         return self.peak
 
     def empty_cache(self) -> None:
-        self.emptied = True
+        self.held = self.used
 
     def mem_get_info(self, device: object) -> tuple[int, int]:
         return 30, 40
 
 
-def test_a_peak_is_counted_from_what_was_in_use_before() -> None:
+def test_a_peak_is_all_that_a_run_holds_beyond_what_was_in_use_before() -> None:
     module = StandInModule()
 
     def run() -> None:
-        module.peak = 350
+        module.take(250)
+        module.used -= 250  # not in use any longer, and held until the cache is emptied
 
     assert Accelerator(CPU, module).peak_bytes(run) == 250
-    assert module.emptied
+    assert module.held == module.used == 100
     assert Accelerator(CPU, module).memory() == (30, 40)
 
 
