@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from hfx.bench.record import ROOT, Record
+from hfx.engine.devices import absence
 from hfx.kernels import Operators, WorkList, select
 
-from .attention_cases import CASES, FEATURES, GUIDE, Case, Inputs, batch_of
+from .attention_cases import CASES, FEATURES, GUIDE, Case, Inputs, batch_of, spec_of
 from .attention_cost import predict, quantities_of
 from .attention_peers import Call, call_of
 from .attention_plot import FORMATS, plot
@@ -144,14 +145,15 @@ def print_not_timed(measured: Sequence[Measured]) -> None:
         print(f"{name} not timed in {where}: {reason}")
 
 
-def plan_us(operators: Operators, rounds: int) -> float:
+def plan_us(operators: Operators, device: str, rounds: int) -> float:
     """The time to plan a step of 1,024 sequences, a few of them chunks."""
     rng = np.random.default_rng(0)
     pairs = [
         (int(rng.integers(2, 200)) if rng.random() < 0.02 else 1, int(cached))
         for cached in rng.integers(1, 4096, 1024)
     ]
-    spec, batch = Inputs.of(GUIDE).spec, batch_of(pairs)
+    spec = spec_of(GUIDE, device)
+    batch = batch_of(pairs, spec.page_tokens)
     return medians_s({"plan": lambda: operators.plan(spec, batch)}, rounds=rounds)["plan"] * 1e6
 
 
@@ -189,7 +191,7 @@ def print_static(options: argparse.Namespace) -> None:
 
 def is_present(device: str) -> bool:
     """Whether torch can compute there."""
-    return device == "cpu" or (hasattr(torch, device) and getattr(torch, device).is_available())
+    return device == "cpu" or absence(device) is None
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -213,24 +215,38 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def measure_all(options: argparse.Namespace, rounds: int) -> tuple[Operators, list[Measured]]:
-    """Every case that was chosen, by the back end that was.
+def measure_all(
+    options: argparse.Namespace, rounds: int
+) -> tuple[Operators, list[Measured], dict[str, str]]:
+    """Every case that was chosen, by the back end that was or else the first that can run it.
+
+    With it, what plans the guide's case, and why the other cases weren't timed, by name.
 
     Raises:
-        RuntimeError, ValueError, ArithmeticError: there is none, or it's wrong.
+        RuntimeError, ValueError, ArithmeticError: nothing can be timed, or it's wrong.
     """
-    operators = select(options.backend, device=options.device)
+    operators = select(options.backend, device=options.device, spec=spec_of(GUIDE, options.device))
     chosen = [case for case in (*CASES, *FEATURES) if options.only in case.name]
     if not chosen:
         raise ValueError(f"--only is {options.only!r}: no case's name contains it")
-    measured = [
-        measure(case, operators, options.device, options.threads, options.against, rounds)
-        for case in chosen
-    ]
+    measured, reasons = [], {}
+    for case in chosen:
+        try:
+            able = select(
+                options.backend, device=options.device, spec=spec_of(case, options.device)
+            )
+        except RuntimeError as error:
+            reasons[case.name] = str(error)
+            continue
+        measured.append(
+            measure(case, able, options.device, options.threads, options.against, rounds)
+        )
+    if not measured:
+        raise ValueError("; ".join(reasons.values()))
     predicted = predict([m.quantities for m in measured], [m.row["us"] for m in measured])
     for each, time_us in zip(measured, predicted, strict=False):
         each.row["predicted_us"] = time_us
-    return operators, measured
+    return operators, measured, reasons
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -241,15 +257,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = Record("attention")
     rounds = 3 if options.quick else 15
     try:
-        operators, measured = measure_all(options, rounds)
+        operators, measured, reasons = measure_all(options, rounds)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         raise SystemExit(str(error)) from error
     record.rows = [each.row for each in measured]
     print_rows(record.rows)
     print_predictions(record.rows)
     print_not_timed(measured)
+    for name, reason in reasons.items():
+        print(f"{name} not timed: {reason}")
     record.summary = summary_of(record.rows, options.threads)
-    record.summary["plan_us_1024"] = plan_us(operators, rounds)
+    record.summary["plan_us_1024"] = plan_us(operators, options.device, rounds)
     finish(record, options)
     if options.plot:
         plot(record.rows, options.plot)

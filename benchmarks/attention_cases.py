@@ -7,7 +7,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from hfx.kernels import AttentionSpec, KVCache, Operators, RaggedBatch, select
 
-PAGE_TOKENS = 64
+PAGE_TOKENS = {"cpu": 64, "cuda": 64, "npu": 128}  # the least that Ascend's attention takes
 MEMORY_BYTES = 160 << 20  # of caches taken in turn: keys and values come from memory
 TOLERANCE = {torch.bfloat16: 2e-2, torch.int8: 8e-2}  # by stored type, relative to 1 + |expected|
 HEADS = {
@@ -93,11 +93,9 @@ class Inputs:
     def of(cls, case: Case, device: str = "cpu") -> Inputs:
         """Random tensors, the same for the same case, on scattered pages."""
         generator = torch.Generator().manual_seed(0)
-        query_heads, kv_heads, head_size = HEADS[case.heads]
-        batch = batch_of(case.pairs)
-        spec = AttentionSpec(
-            query_heads, kv_heads, head_size, PAGE_TOKENS, torch.bfloat16, **case.features
-        )
+        spec = spec_of(case, device)
+        batch = batch_of(case.pairs, spec.page_tokens)
+        query_heads, kv_heads, head_size = spec.query_heads, spec.kv_heads, spec.head_size
 
         def random(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=generator).bfloat16().to(device)
@@ -118,7 +116,7 @@ class Inputs:
         ends = np.cumsum(self.batch.context_lens_S)
         starts = np.concatenate(([0], ends))
         everything = RaggedBatch(
-            starts, self.batch.context_lens_S, self.batch.table_SC, PAGE_TOKENS
+            starts, self.batch.context_lens_S, self.batch.table_SC, self.spec.page_tokens
         )
         operators.kv_write(cache, self.k_CMH, self.v_CMH, everything.slots_T)
         return cache
@@ -145,6 +143,11 @@ class Inputs:
             raise ArithmeticError(f"{operators.name} is off by {off}: not timed")
         return off
 
+    def on_pages_of(self, page_tokens: int) -> Inputs:
+        """The same sequences on pages of that size."""
+        spec = replace(self.spec, page_tokens=page_tokens)
+        return replace(self, spec=spec, batch=batch_of(self.batch.pairs, page_tokens))
+
     def to(self, device: str) -> Inputs:
         """The same on another device."""
         sinks_N = None if self.sinks_N is None else self.sinks_N.to(device)
@@ -161,17 +164,22 @@ class Inputs:
         return 2 * int(lens_S.sum()) * spec.kv_heads * spec.head_size * spec.stored_dtype.itemsize
 
 
-def batch_of(pairs: Sequence[tuple[int, int]]) -> RaggedBatch:
+def spec_of(case: Case, device: str = "cpu") -> AttentionSpec:
+    """What the case asks of attention, with pages that the device's back ends take."""
+    return AttentionSpec(*HEADS[case.heads], PAGE_TOKENS[device], torch.bfloat16, **case.features)
+
+
+def batch_of(pairs: Sequence[tuple[int, int]], page_tokens: int) -> RaggedBatch:
     """The sequences on scattered pages."""
     query_lens = np.array([new for new, _ in pairs])
     context_lens = np.array([new + cached for new, cached in pairs])
-    pages_S = -(-context_lens // PAGE_TOKENS)
+    pages_S = -(-context_lens // page_tokens)
     pages = np.random.default_rng(0).permutation(int(pages_S.sum()))
     table = np.zeros((len(pairs), int(pages_S.max())), np.int32)
     for row, (count, last) in enumerate(zip(pages_S, np.cumsum(pages_S), strict=True)):
         table[row, :count] = pages[last - count : last]
     starts = np.concatenate(([0], np.cumsum(query_lens)))
-    return RaggedBatch(starts, context_lens, table, PAGE_TOKENS)
+    return RaggedBatch(starts, context_lens, table, page_tokens)
 
 
 def _short(value: object) -> str:

@@ -7,15 +7,17 @@ within its time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from hfx.kernels import select
+from hfx.kernels import Operators, select
 
 from .attention_cases import Inputs
 
 Call = Callable[[], object]
+LARGE_PAGE = 256  # the only ones that flash-attn 2 takes
 
 
 def call_of(name: str, inputs: Inputs) -> Call | str:
@@ -28,13 +30,22 @@ def call_of(name: str, inputs: Inputs) -> Call | str:
         return _sdpa(inputs)
     if name == "flex":
         return _flex(inputs)
-    spec = inputs.spec
-    try:
-        operators = select(name, device=inputs.q_TNH.device, dtype=spec.dtype, spec=spec)
-    except RuntimeError as error:
-        return str(error)
-    work, cache = operators.plan(spec, inputs.batch), inputs.cache(operators)
-    return lambda: operators.attend(inputs.q_TNH, cache, work, sinks_N=inputs.sinks_N)
+    reason = ""
+    for paged in (inputs, inputs.on_pages_of(LARGE_PAGE)):
+        spec = paged.spec
+        try:
+            operators = select(name, device=paged.q_TNH.device, dtype=spec.dtype, spec=spec)
+        except RuntimeError as error:
+            reason = reason or str(error)
+            continue
+        return _paged(operators, paged)
+    return reason
+
+
+def _paged(operators: Operators, inputs: Inputs) -> Call:
+    """A back end's own call, on caches taken in turn, as ours are."""
+    work, turn = operators.plan(inputs.spec, inputs.batch), cycle(inputs.caches(operators))
+    return lambda: operators.attend(inputs.q_TNH, next(turn), work, sinks_N=inputs.sinks_N)
 
 
 def _sdpa(inputs: Inputs) -> Call | str:

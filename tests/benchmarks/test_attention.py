@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import attention
-from benchmarks.attention_cases import CASES, FEATURES, HEADS, PAGE_TOKENS, Case, Inputs, batch_of
+from benchmarks import attention, attention_peers
+from benchmarks.attention_cases import CASES, FEATURES, GUIDE, Case, Inputs, batch_of, spec_of
 from benchmarks.attention_cost import FEWEST, predict, quantities_of
 from benchmarks.attention_peers import call_of
 from benchmarks.attention_plot import plot
 from benchmarks.timing import medians_s
-from hfx.kernels import AttentionSpec, select
+from hfx.kernels import select
+from hfx.kernels.npu import fused_infer
 
 ROOT = Path(__file__).parents[2]
 ROW = [
@@ -35,8 +36,9 @@ SMALL = Case("mixed", "9/3x64", ((1, 70),) * 2 + ((40, 0),))
 
 
 def quantities(case: Case, programs: int = 2) -> tuple[float, ...]:
-    spec = AttentionSpec(*HEADS[case.heads], PAGE_TOKENS, torch.bfloat16, **case.features)
-    return quantities_of(select("cpu").plan(spec, batch_of(case.pairs)), programs)
+    spec = spec_of(case)
+    batch = batch_of(case.pairs, spec.page_tokens)
+    return quantities_of(select("cpu").plan(spec, batch), programs)
 
 
 def test_a_peer_computes_the_same_step():
@@ -58,6 +60,24 @@ def test_a_peer_that_is_not_there_says_why(name):
     reason = call_of(name, Inputs.of(SMALL))
 
     assert isinstance(reason, str) and name in reason
+
+
+def test_a_peer_that_takes_large_pages_only_gets_them(monkeypatch):
+    reference = select("reference")
+
+    def demanding(name, *, device, dtype, spec):
+        if spec.page_tokens % 256:
+            raise RuntimeError(f"needs pages of a multiple of 256 tokens, not {spec.page_tokens}")
+        return reference
+
+    monkeypatch.setattr(attention_peers, "select", demanding)
+    inputs = Inputs.of(SMALL)
+    call = call_of("flash_attn", inputs)
+    assert not isinstance(call, str)
+
+    work = reference.plan(inputs.spec, inputs.batch)
+    truth_TNH = reference.attend(inputs.q_TNH, inputs.cache(reference), work)
+    assert torch.equal(call(), truth_TNH)
 
 
 def test_a_peer_that_nobody_knows_is_an_error():
@@ -87,6 +107,33 @@ def test_a_second_program_halves_what_the_busiest_computes_and_not_what_all_read
     assert two[5] == one[5]
 
 
+def test_the_summary_has_a_median_for_every_target():
+    fast = {"roof_fraction": 0.9, "speedup_vs_sdpa": 3.0}
+    rows = [{"case": case.name} | fast for case in CASES]
+    by_four = [row for row, case in zip(rows, CASES, strict=True) if case.kind == "decode"]
+    for row, fraction, times in zip(by_four, (0.5, 0.6, 0.8), (9.0, 10.0, 20.0), strict=False):
+        row |= {"roof_fraction": fraction, "speedup_vs_sdpa": times}
+
+    assert attention.summary_of(rows, threads=2) == {
+        "prompt_roof_fraction": 0.9,
+        "prompt_speedup_sdpa": 3.0,
+        "decode_roof_fraction_g4": 0.6,
+        "decode_roof_fraction_g8": 0.9,
+        "decode_speedup_sdpa_2t": 10.0,
+    }
+    assert "decode_speedup_sdpa_2t" not in attention.summary_of(rows, threads=1)
+    assert attention.summary_of([{"case": GUIDE.name} | fast], threads=2).keys() == {
+        "prompt_roof_fraction",
+        "prompt_speedup_sdpa",
+    }
+
+
+def test_every_plain_case_has_pages_that_ascends_own_attention_takes():
+    objections = {case.name: fused_infer.broken_rule(spec_of(case, "npu")) for case in CASES}
+
+    assert set(objections.values()) == {None}
+
+
 @pytest.mark.parametrize(("suffix", "begins"), [(".svg", b"<?xml"), (".png", b"\x89PNG")])
 def test_a_roofline_is_drawn_in_the_format_of_its_name(tmp_path, suffix, begins):
     row = {"device": "cpu", "backend": "cpu", "product_gflops": 400.0, "read_gbps": 30.0}
@@ -113,6 +160,11 @@ def test_options_that_make_no_sense_are_refused(capsys, options, message):
         attention.main(options)
 
     assert message in capsys.readouterr().err
+
+
+def test_a_back_end_that_cannot_run_the_cases_is_refused_with_the_reason():
+    with pytest.raises(SystemExit, match=r"flash_attn cannot run .* on cpu"):
+        attention.main(["--quick", "--backend", "flash_attn"])
 
 
 def test_a_word_that_no_case_has_is_refused():
