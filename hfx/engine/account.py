@@ -80,14 +80,12 @@ class Account:
         token, and without TPOT only the first token is due.
         """
         objective, now_s, first_s = self.objective, live.last_token_s, live.first_token_s
+        if objective.tpot_s is None and (objective.ttft_s is None or live.output_tokens > 1):
+            return
         assert now_s is not None and first_s is not None
-        due_s = first_s
-        if objective.ttft_s is not None:
-            due_s = live.arrival_s + objective.ttft_s
+        due_s = first_s if objective.ttft_s is None else live.arrival_s + objective.ttft_s
         if objective.tpot_s is not None:
             due_s += (live.output_tokens - 1) * objective.tpot_s
-        elif objective.ttft_s is None or live.output_tokens > 1:
-            return
         late_s = now_s - due_s
         if self.late_s is None or late_s > self.late_s:
             self.late_s = late_s
@@ -117,15 +115,15 @@ class Meter:
 
     def wait(self, account: Account, live: Live, until_s: float) -> None:
         """Put down the time since `until_s` of a request that was in no step."""
-        self._pass(until_s)
         waited_s = until_s - account.until_s
+        short_s, dry_s = self.marks_s(until_s)
         spent = account.spent(live)
         if account.redo_tokens > live.cached_tokens:
             spent.preemption_s += waited_s
         elif account.has_run:  # it still holds blocks, and was left out of steps
-            self._split(spent, waited_s, self.dry_s - account.dry_mark_s)
+            self._split(spent, waited_s, dry_s - account.dry_mark_s)
         else:
-            self._split(spent, waited_s, self.short_s - account.short_mark_s)
+            self._split(spent, waited_s, short_s - account.short_mark_s)
         self._mark(account, until_s)
 
     @staticmethod
@@ -145,19 +143,18 @@ class Meter:
 
     def stand(self, now_s: float, *, short: bool, dry: bool) -> None:
         """From now on blocks are short, or there is none."""
-        self._pass(now_s)
+        self.short_s, self.dry_s = self.marks_s(now_s)
+        self._passed_s = now_s
         self._is_short, self._is_dry = short, dry
 
-    def _pass(self, now_s: float) -> None:
+    def marks_s(self, now_s: float) -> tuple[float, float]:
+        """`short_s` and `dry_s` as they will be at some time, if nothing changes until then."""
         seconds = max(0.0, now_s - self._passed_s)
-        self._passed_s += seconds
-        self.short_s += seconds * self._is_short
-        self.dry_s += seconds * self._is_dry
+        return self.short_s + seconds * self._is_short, self.dry_s + seconds * self._is_dry
 
     def _mark(self, account: Account, now_s: float) -> None:
-        self._pass(now_s)
         account.until_s = now_s
-        account.short_mark_s, account.dry_mark_s = self.short_s, self.dry_s
+        account.short_mark_s, account.dry_mark_s = self.marks_s(now_s)
 
 
 class StepShare:
@@ -173,25 +170,40 @@ class StepShare:
         self._device_s = device_s
         self._whole = meter._price(mix)
         self._decode_s = self._own_s(_decodes_of(mix)) if mix.decodes else 0.0
+        self._beside_s = device_s - self._decode_s
+        self._host_s = now_s - meter._ended_s - device_s
+        self._marks_s = meter.marks_s(now_s)
 
     def bear(self, account: Account, live: Live, count: int) -> None:
         """Put the step down for a request that computed `count` tokens; not yet told its token."""
-        if account.until_s != self._before_s:  # it was not in the last step
+        if account.until_s == self._before_s and live.is_decoding:  # as most are, most of the time
+            spent = account.later
+            spent.decode_s += self._decode_s
+            spent.interference_s += self._beside_s
+            spent.host_s += self._host_s
+        else:
+            self._bear_more(account, live, count)
+        account.until_s = self._now_s
+        account.short_mark_s, account.dry_mark_s = self._marks_s
+
+    def _bear_more(self, account: Account, live: Live, count: int) -> None:
+        """The same for a prompt's chunk, and for what was not in the last step."""
+        if account.until_s != self._before_s:
             self._meter.wait(account, live, self._started_s)
         spent = account.spent(live)
         spent.host_s += self._now_s - account.until_s - self._device_s
-        if count == 1 and live.is_decoding:
-            spent.decode_s += self._decode_s
-            spent.interference_s += self._device_s - self._decode_s
+        own_s = self._decode_s if live.is_decoding else self._chunk_s(live, count)
+        spent.interference_s += self._device_s - own_s
+        if live.is_decoding:
+            spent.decode_s += own_s
+        elif live.cached_tokens < account.redo_tokens:
+            spent.preemption_s += own_s
         else:
-            own_s = self._own_s(Mix.one(count, live.cached_tokens))
-            spent.interference_s += self._device_s - own_s
-            if live.cached_tokens < account.redo_tokens:
-                spent.preemption_s += own_s
-            else:
-                spent.prompt_s += own_s
+            spent.prompt_s += own_s
         account.has_run = True
-        self._meter._mark(account, self._now_s)
+
+    def _chunk_s(self, live: Live, count: int) -> float:
+        return self._own_s(Mix.one(count, live.cached_tokens))
 
     def _own_s(self, mix: Mix) -> float:
         alone = self._meter._price(mix)
