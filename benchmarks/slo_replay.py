@@ -245,6 +245,8 @@ def clairvoyant(
     *,
     blocks: int = 4096,
     host_s: float = HOST_S,
+    learn: Callable[[Mix, float], object] | None = None,
 ) -> Replay:
     """`replay` with every true length known to the policy: what uncertainty costs, from above."""
-    return replay((job.hinted for job in jobs), policy, step_s, blocks=blocks, host_s=host_s)
+    hinted = (job.hinted for job in jobs)
+    return replay(hinted, policy, step_s, blocks=blocks, host_s=host_s, learn=learn)

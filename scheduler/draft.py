@@ -20,13 +20,13 @@ from .policy import Live, Snapshot
 from .prices import prompt_s
 from .queue import by_due, by_order
 from .room import Room, victim_for
-from .select import Selection, Supply, select
-from .track import RUN_RATE, Track
+from .select import LEAST_S, Selection, Supply, select
+from .track import Track
 
 if TYPE_CHECKING:
     from .step import SlackPolicy
 
-HURRY = 3.0  # times the share of the time that would just do: prompts end that early if they may
+HURRY = 1.4  # times the share of the time that would just do: prompts end early by that much
 BUSY = 0.3  # of the time for arriving prompts: from there on nothing is put off that can be done
 CROWD = 4  # streams for each prompt that is put off: fewer would waste steps that are half empty
 LOOKED_AT = 64  # waiting prompts that a step considers, in order of due time
@@ -34,13 +34,15 @@ RESERVE = 0.05  # of the time for prompts: what spare work gets however much els
 MOST_OWED_S = 1.0  # that spare work can save up
 LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
 MOST_SHARE = 0.9  # of the time that decodes leave to prompts at most
+SUSTAINED = 0.97  # of TPOT: as long may steps be on average
 FILLED = 0.97  # of the time: so much may decodes promise
 PRESSING = 0.75  # of the time: from there on prompts can't afford what short steps cost
 MOST_CHUNKS = 16  # prompts in a step
 LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
 LONGEST_OF_FIXED = 20.0  # times a step's fixed cost: longer ones amortise nothing any more
+EARLY = 1.3  # times the tokens a step that would just do
 GENTLE_PARTS = 4  # of a tile: how finely chunks are cut when nothing presses
-GENTLE = 1.2  # times a step of decodes: what streams hardly notice
+GENTLE = 1.12  # times a step of decodes: what streams hardly notice
 
 
 class Draft:
@@ -88,10 +90,10 @@ class Draft:
     def _supply(self) -> Supply:
         """What decodes leave of the time: at the pace of the tightest, and their slack at once."""
         found = self.found
-        pace_s = found.tightest_s * RUN_RATE if found.tightest_s < inf else found.cap_s
+        pace_s = found.tightest_s * SUSTAINED if found.tightest_s < inf else found.cap_s
         if pace_s == inf:
             return Supply(self.now_s, MOST_SHARE, 0.0)
-        floor_s = self.base_s or self.policy.fixed_s
+        floor_s = self.policy.least_s or self.policy.fixed_s  # errors of price level out
         share = min(MOST_SHARE, max(LEAST_SHARE, 1 - floor_s / pace_s))
         slack_s = SPEND * max(0.0, found.slack_s) if found.slack_s < inf else 0.0
         return Supply(self.now_s, share, slack_s)
@@ -232,7 +234,22 @@ class Draft:
             return most_s
         gentle_s = max(self.base_s / (1 - share), GENTLE * self.base_s)
         self.grain = max(1, self.grain // GENTLE_PARTS)
-        return min(most_s, gentle_s)
+        return min(most_s, max(gentle_s, self._paced_s(chosen.kept)))
+
+    def _paced_s(self, kept: Sequence[Track]) -> float:
+        """How long steps must be whose chunks, one a step, get all prompts done in time.
+
+        Small chunks cost more than their share of a large one, so work alone would say too little.
+        """
+        tokens, rate, history = 0, 0.0, 0
+        for track in kept:
+            live = track.live
+            tokens += live.wanted_tokens
+            rate = max(rate, tokens / max(track.due_s - self.now_s, LEAST_S))
+            history = history or live.cached_tokens
+        step_s = max(self.policy.pace_s, self.base_s)
+        need = -(-int(EARLY * rate * step_s + 1) // self.grain) * self.grain
+        return self.cost.step_s(self.mix + Mix.one(need + 1, history)).upper_s
 
     def _serve(self, tracks: Iterable[Track], target_s: float) -> None:
         """Chunks of prompts in the order given, several if they fit, by what they cost."""

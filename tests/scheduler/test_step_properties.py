@@ -304,3 +304,42 @@ class NaivePerStepTpot(FirstComeFirstServed):
 
 def met(replayed: Replay) -> float:
     return sum(done.meets for done in replayed.served) / len(replayed.served)
+
+
+def test_a_long_prompt_is_in_time_and_the_streams_beside_it_hardly_notice() -> None:
+    chat = Objective(ttft_s=30.0, tpot_s=0.03, tier="chat")
+    chats = [
+        Job(
+            Request(
+                id=f"{index:02d}",
+                prompt_token_ids=(0,) * 40,
+                sampling=Sampling(max_tokens=2000),
+                objective=chat,
+                arrival_s=0.001,
+            ),
+            1500,
+        )
+        for index in range(16)
+    ]
+    long = Request(
+        id="long", prompt_token_ids=(0,) * 6000, objective=Objective(ttft_s=20.0), arrival_s=2.0
+    )
+
+    alone = replay(chats, SlackPolicy(COST), step_s)
+    beside = replay([*chats, Job(long, 1)], SlackPolicy(COST), step_s)
+
+    (late,) = (done for done in beside.served if done.job.request.id == "long")
+    assert late.meets
+    end_s = long.arrival_s + late.ttft_s
+    assert p99_gap_s(beside, 2.0, end_s) <= 1.25 * p99_gap_s(alone, 2.0, end_s)
+    assert all(done.meets for done in beside.served)
+
+
+def p99_gap_s(replayed: Replay, begin_s: float, end_s: float) -> float:
+    gaps = sorted(
+        b - a
+        for done in replayed.served
+        for a, b in pairwise(done.token_s)
+        if begin_s <= a and b <= end_s
+    )
+    return gaps[len(gaps) * 99 // 100]
