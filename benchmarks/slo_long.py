@@ -19,13 +19,13 @@ import numpy as np
 from hfx.bench.attainment import Targets
 from hfx.bench.client import Target, send
 from hfx.bench.load import run_load
-from hfx.bench.outcome import Outcome
+from hfx.bench.outcome import Outcome, output_tokens
 from hfx.bench.workload import Prompt, TokenPool, trace_prompts
 from hfx.cost import StepCost
 from hfx.request import Mix
 from hfx.traces import Row
 
-CHATS, HISTORY_TOKENS = 16, 2000
+CHATS, HISTORY_TOKENS, PHRASE_TOKENS = 16, 2000, 25
 LONG_TOKENS, LONG_TTFT_S = 6000, 60.0
 BEFORE_S = 8.0  # the chats stream so long before the prompt comes
 CHAT_TPOT = 1.25  # a chat's promised TPOT over the price of a step of 16 halfway through
@@ -79,6 +79,7 @@ def compared(alone: Sequence[Outcome], among: Sequence[Outcome], long: Outcome) 
         "long_ttft_s": long.ttft_s,
         "long_kept": long.ttft_s <= LONG_TTFT_S,
         "gaps": len(during),
+        "tokens_per_chunk": sum(map(output_tokens, among)) / sum(1 + len(o.itls_s) for o in among),
         "streaming": sum(o.start_s + o.latency_s > ended_s for o in among),
     }
 
@@ -96,8 +97,7 @@ async def measure(
     halfway = Mix.of([(1, HISTORY_TOKENS + outputs // 2)] * CHATS)
     tpot_s = round(CHAT_TPOT * cost.step_s(halfway).mean_s, 4)
     promised = Targets(ttft_s=10.0, tpot_s=tpot_s)
-    rows = [Row(None, HISTORY_TOKENS, outputs)] * CHATS
-    chats = _promised(_plain(rng, rows, pool), promised)
+    chats = _promised([_chat(rng, pool, outputs) for _ in range(CHATS)], promised)
     (long,) = _promised(_plain(rng, [Row(None, LONG_TOKENS, 8)], pool), Targets(ttft_s=LONG_TTFT_S))
     histories = [replace(chat, output_tokens=1, body={}) for chat in chats]
     await run_load(session, target, histories, max_concurrency=2)
@@ -110,6 +110,16 @@ async def measure(
         raise RuntimeError(f"a request failed: {failed}")
     found = compared(alone, among, outcome)
     return found | {"chat_tpot_ms": tpot_s * 1e3, "chat_joint": _kept(chats, among)}
+
+
+def _chat(rng: np.random.Generator, pool: TokenPool, outputs: int) -> Prompt:
+    """A history that repeats itself, and so will the answer: each of its tokens is a word.
+
+    Half a character can't be sent, so that answers of rarer signs have gaps of several tokens.
+    """
+    (phrase,) = _plain(rng, [Row(None, PHRASE_TOKENS, outputs)], pool)
+    content = list(phrase.content) * (HISTORY_TOKENS // PHRASE_TOKENS)
+    return replace(phrase, content=content, prompt_tokens=len(content))
 
 
 def _plain(rng: np.random.Generator, rows: Sequence[Row], pool: TokenPool) -> list[Prompt]:
