@@ -313,16 +313,16 @@ def test_a_long_prompt_is_in_time_and_the_streams_beside_it_hardly_notice() -> N
             Request(
                 id=f"{index:02d}",
                 prompt_token_ids=(0,) * 40,
-                sampling=Sampling(max_tokens=2000),
+                sampling=Sampling(max_tokens=4000),
                 objective=chat,
                 arrival_s=0.001,
             ),
-            1500,
+            2500,
         )
         for index in range(16)
     ]
     long = Request(
-        id="long", prompt_token_ids=(0,) * 6000, objective=Objective(ttft_s=20.0), arrival_s=2.0
+        id="long", prompt_token_ids=(0,) * 6000, objective=Objective(ttft_s=40.0), arrival_s=2.0
     )
 
     alone = replay(chats, SlackPolicy(COST), step_s)
