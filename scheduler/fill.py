@@ -23,6 +23,7 @@ class Fill:
         self.free = snapshot.blocks.free
         self.granted_tokens = 0
         self.started: list[Live] = []
+        self._leaned_on = 0  # blocks of the started ones' hits that others held
         self._blocks = snapshot.blocks
         self._refresh = snapshot.refresh
         self._ranked = ranked
@@ -59,10 +60,13 @@ class Fill:
         `Snapshot.refresh`.
         """
         occupied = live.held_blocks - live.idle_hit_blocks  # of its hit, by others
+        if self.preempted:
+            occupied = 0  # who holds them may be among those who gave way
         whole = self._blocks.to_hold(live.known_tokens) - occupied
         if whole + spoken_for > self.free:
             return False
         self.started.append(live)
+        self._leaned_on += occupied
         self._grant(live, take, self._blocks.to_hold(live.cached_tokens + take) - occupied)
         return True
 
@@ -81,16 +85,18 @@ class Fill:
     def preempt(self, victim: Live, reason: str) -> None:
         """Take a victim's blocks back, and its share of this step.
 
-        Blocks that victims share with each other may be counted as held still. Survivors can't hold
-        more than the sum of theirs, though: the last of them finds all of the rest free.
+        Blocks that victims share with each other, or with those who have just started, may be
+        counted as held still. Survivors can't hold more than the sum of theirs, though: the last of
+        them finds all of the rest free.
         """
         if self._survivors is not None:
             self._survivors.remove(victim)
         self._refresh(victim)
-        self.free += self._holds(victim) - victim.shared_blocks
+        self.free += self._holds(victim) - victim.shared_blocks - self._leaned_on
         self.preempted[victim.request.id] = Preemption(victim.request.id, reason)
         self.granted_tokens -= self.tokens.pop(victim.request.id, 0)
-        if victim.shared_blocks:
+        if victim.shared_blocks or self._leaned_on:
+            self._leaned_on = 0
             held = sum(self._holds(live) for live in (*self.survivors, *self.started))
             self.free = max(self.free, self._blocks.total - held)
 
