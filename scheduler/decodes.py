@@ -91,7 +91,9 @@ def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, timing: Timin
             if track.tpot_s < inf:
                 left_s = min(left_s, track.schedule_from_s(lengths) + output * track.tpot_s - now_s)
                 every_s = min(every_s, track.tpot_s)
-            allowed_s = max(left_s * SPEND, every_s * RUN_RATE)
+            allowed_s = left_s * SPEND
+            if allowed_s < every_s * RUN_RATE:
+                allowed_s = every_s * RUN_RATE
             per_s = 1 / every_s
         else:
             spare.append(track)

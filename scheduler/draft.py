@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HURRY = 1.4  # times the share of the time that would just do: prompts end early by that much
 BUSY = 0.3  # of the time for arriving prompts: from there on nothing is put off that can be done
 CROWD = 4  # streams for each prompt that is put off: fewer would waste steps that are half empty
-LOOKED_AT = 64  # waiting prompts that a step considers, in order of due time
+LOOKED_AT = 48  # waiting prompts that a step considers, in order of due time
 RESERVE = 0.05  # of the time for prompts: what spare work gets however much else presses
 MOST_OWED_S = 1.0  # that spare work can save up
 LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need

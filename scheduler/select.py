@@ -60,16 +60,20 @@ def _selected(tracks: Sequence[Track], supply: Supply) -> Selection:
     """The same where not all can be kept."""
     heap: list[tuple[float, int]] = []
     off: set[int] = set()
+    now_s, within_s = supply.now_s, supply.within_s
     work_s = pressure = 0.0
     for index, track in enumerate(tracks):
         work_s += track.work_s
         if track.may_relegate:
             heappush(heap, (-track.work_s / track.weight, index))
-        left_s = track.due_s - supply.now_s
-        while heap and work_s > supply.within_s(left_s):
+        left_s = track.due_s - now_s
+        time_s = within_s(left_s)
+        while work_s > time_s and heap:
             _, victim = heappop(heap)
             off.add(victim)
             work_s -= tracks[victim].work_s
-        pressure = max(pressure, work_s / max(left_s, LEAST_S))
+        pressing = work_s / left_s if left_s > LEAST_S else work_s / LEAST_S
+        if pressing > pressure:
+            pressure = pressing
     kept = [track for index, track in enumerate(tracks) if index not in off]
     return Selection(kept, [tracks[index] for index in sorted(off)], pressure)
