@@ -14,7 +14,8 @@ from hfx.cost import CostModel
 from hfx.request import Mix
 
 from .lengths import Lengths
-from .track import RUN_RATE, Track
+from .policy import Live
+from .track import RUN_RATE, Track, Tracks
 
 SPEND = 0.9  # of the slack that one iteration may use
 RECOVERS = 0.1  # of TPOT: what a late decode is believed to win back with each token, at least
@@ -44,7 +45,13 @@ class Decodes:
     rate: float = 0.0
 
 
-def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, timing: Timing) -> Decodes:
+def scan(
+    running: Iterable[Live],
+    tracks: Tracks,
+    now_s: float,
+    block_tokens: int,
+    timing: Timing,
+) -> Decodes:
     """Sort running requests into decodes and prompts.
 
     One flat loop: it runs for hundreds of requests in every step.
@@ -56,8 +63,8 @@ def scan(tracks: Iterable[Track], now_s: float, block_tokens: int, timing: Timin
     cap_s = slack_s = tightest_s = inf
     most_s = -inf
     rate = 0.0
-    for track in tracks:
-        live = track.live
+    for live in running:
+        track = tracks[live]
         known = live.known_tokens
         output = live.output_tokens
         if not output or known - live.cached_tokens != 1:

@@ -48,22 +48,22 @@ GENTLE = 1.12  # times a step of decodes: what streams hardly notice
 class Draft:
     """A plan in the making; `fill` holds what is granted so far."""
 
-    def __init__(self, policy: SlackPolicy, snapshot: Snapshot, running: list[Track]) -> None:
+    def __init__(self, policy: SlackPolicy, snapshot: Snapshot, running: Sequence[Live]) -> None:
         self.policy = policy
         self.cost = policy.cost
         self.snapshot = snapshot
         self.now_s = snapshot.now_s
-        self.running = running
+        self.lives = running
         self.fill = Fill(snapshot, self._ranked)
         self.mix = Mix()
         self.due_s = inf  # of the first tokens that the step yields
 
     def plan(self) -> Plan:
         """Draw the step up."""
-        policy = self.policy
+        policy, snapshot = self.policy, self.snapshot
         self.timing = Timing(policy.lengths, policy.pace_s, policy.least_s)
         found = self.found = scan(
-            self.running, self.now_s, self.snapshot.blocks.block_tokens, self.timing
+            self.lives, policy.tracks, self.now_s, snapshot.blocks.block_tokens, self.timing
         )
         base = self.cost.step_s(found.mix)
         policy.least_s = base.mean_s
@@ -174,7 +174,7 @@ class Draft:
     def _count_again(self) -> None:
         """The mix of what is granted, after somebody lost what was granted to them."""
         tokens = self.fill.tokens
-        lives = [track.live for track in self.running] + self.fill.started
+        lives = [*self.lives, *self.fill.started]
         self.mix = Mix.of(
             (tokens[live.request.id], live.cached_tokens)
             for live in lives
@@ -190,7 +190,7 @@ class Draft:
         self.room = Room(
             self.snapshot,
             self.fill,
-            self.running,
+            self.lives,
             self.found.prompts,
             policy.lengths,
             policy.max_running,
@@ -401,4 +401,5 @@ class Draft:
         return False, self._slack_s(track), track.order
 
     def _ranked(self) -> list[Live]:
-        return [track.live for track in sorted(self.running, key=self._urgency)]
+        tracks = map(self.policy.tracks.__getitem__, self.lives)
+        return [track.live for track in sorted(tracks, key=self._urgency)]

@@ -6,6 +6,7 @@ so mostly two lists are compared, and thousands that wait cost next to nothing.
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from .policy import Live
 from .track import Track
@@ -21,6 +22,7 @@ def by_order(track: Track) -> tuple[int, float, str]:
     return track.order
 
 
+arrival_s = attrgetter("arrival_s")
 MOST_REPAIRS = 8  # changes in the middle of a list that are found one by one
 
 
@@ -53,7 +55,9 @@ class Queue:
         """Take in who has come to wait since the last step, and forget who no longer does."""
         expected = self._expected
         known = len(expected)
-        if len(waiting) < known or waiting[:known] != expected:  # this compares addresses
+        if waiting == expected:  # this compares addresses
+            return
+        if len(waiting) <= known or waiting[:known] != expected:
             self._repair(waiting)
             known = len(expected)
         for live in waiting[known:]:
@@ -63,7 +67,12 @@ class Queue:
     def leave(self, live: Live) -> None:
         """A request will not wait any longer: it starts, or has ended."""
         if live in self._tracks:
-            self._expected.remove(live)
+            expected = self._expected  # mostly in order of arrival
+            at = bisect_left(expected, live.arrival_s, key=arrival_s)
+            if at < len(expected) and expected[at] is live:
+                del expected[at]
+            else:
+                expected.remove(live)
             self._forget(live)
 
     def _repair(self, waiting: Sequence[Live]) -> None:

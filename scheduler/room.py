@@ -9,7 +9,7 @@ from hfx.cost import CostModel
 
 from .fill import Fill
 from .lengths import Lengths
-from .policy import Blocks, Snapshot
+from .policy import Blocks, Live, Snapshot
 from .prices import prompt_s
 from .track import Track
 
@@ -25,7 +25,7 @@ class Room:
         self,
         snapshot: Snapshot,
         fill: Fill,
-        running: Sequence[Track],
+        running: Sequence[Live],
         prompts: Sequence[Track],
         lengths: Lengths,
         max_running: int,
@@ -77,7 +77,7 @@ class Room:
     def _expected_ends(self) -> list[tuple[float, int, int]]:
         if self._ends is None:
             gone, lengths = self._fill.preempted, self._lengths
-            lives = [track.live for track in self._running if track.id not in gone]
+            lives = [live for live in self._running if live.request.id not in gone]
             self._ends = [
                 (
                     lengths.remaining(live.request, live.output_tokens),

@@ -19,7 +19,7 @@ from .lengths import Lengths
 from .policy import Live, Snapshot, as_it_is
 from .prices import fixed_s, prompt_s
 from .queue import Queue
-from .track import Relegated, Track
+from .track import Relegated, Track, Tracks
 
 PACE_MEMORY = 0.05  # of the mean length of steps: the weight of the last one
 PACE_ROOM = 1.25  # times a step of decodes: the pace that a deadline's output is given
@@ -63,7 +63,7 @@ class SlackPolicy:
         self.tightest_ttft_s = inf  # of all promises so far
         self.owed_s = 0.0  # prompt time that spare work has a right to
         self.sitting: list[Track] = []  # decodes that sat the last step out
-        self._tracks: dict[Live, Track] = {}
+        self.tracks = Tracks(self._new)
         self._ids: dict[str, Track] = {}
         self._hard: list[tuple[float, str]] = []
         self._relegated = Relegated()
@@ -77,9 +77,9 @@ class SlackPolicy:
         self._refresh = snapshot.refresh
         self.queue.sync(snapshot.waiting)
         expired = self._expired(snapshot.now_s)
-        running = [self._tracks.get(live) or self._track(live) for live in snapshot.running]
+        running = snapshot.running
         if expired:
-            running = [track for track in running if track.id not in expired]
+            running = [live for live in running if live.request.id not in expired]
         draft = Draft(self, snapshot, running)
         plan = draft.plan()
         for live in draft.fill.started:
@@ -91,7 +91,7 @@ class SlackPolicy:
         """Learn how long the outputs of its tier become."""
         track = self._ids.pop(request.id, None)
         if track is not None:
-            del self._tracks[track.live]
+            del self.tracks[track.live]
             self.queue.leave(track.live)
             track.relegate(False)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
@@ -115,7 +115,7 @@ class SlackPolicy:
 
     def _enter(self, live: Live) -> Track:
         """A request comes to wait, for the first time or because it was preempted."""
-        track = self._track(live)
+        track = self.tracks[live]
         self._refresh(live)
         track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
         if live.preemptions:
@@ -125,22 +125,20 @@ class SlackPolicy:
             self.tightest_ttft_s = min(self.tightest_ttft_s, track.ttft_s)
         return track
 
-    def _track(self, live: Live) -> Track:
-        """What is remembered of a request, under the object that stands for it now."""
-        track = self._tracks.get(live)
-        if track is None:
-            old = self._ids.get(live.request.id)
-            best_s = self.fixed_s
-            pace_s = min(max(self.least_s, best_s) * PACE_ROOM, max(self.pace_s, best_s))
-            track = Track(live, self.lengths, pace_s, best_s, self._relegated)
-            self.lengths.hear(live.request)
-            if old is None:
-                self._watch(track)
-            else:
-                del self._tracks[old.live]
-                track.is_relegated, track.evicted = old.is_relegated, old.evicted
-                track.whole_s = old.whole_s
-            self._tracks[live] = self._ids[track.id] = track
+    def _new(self, live: Live) -> Track:
+        """The track of a request that is seen for the first time, or as another object."""
+        old = self._ids.get(live.request.id)
+        best_s = self.fixed_s
+        pace_s = min(max(self.least_s, best_s) * PACE_ROOM, max(self.pace_s, best_s))
+        track = Track(live, self.lengths, pace_s, best_s, self._relegated)
+        self.lengths.hear(live.request)
+        if old is None:
+            self._watch(track)
+        else:
+            del self.tracks[old.live]
+            track.is_relegated, track.evicted = old.is_relegated, old.evicted
+            track.whole_s = old.whole_s
+        self._ids[track.id] = track
         return track
 
     def _watch(self, track: Track) -> None:

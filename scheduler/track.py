@@ -6,6 +6,9 @@ rules once the first token was in time. A deadline makes the last token due, and
 as early as the pace of steps asks for.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from math import inf
 
 from .lengths import STRIDE, Lengths
@@ -14,6 +17,21 @@ from .policy import Live
 RUN_RATE = 0.9  # of TPOT: an iteration that long leaves no decode farther behind than it was
 LATER_S = 60.0  # a lost deadline without TTFT is given that much more time
 SURE_PART = 0.5  # of the time that tokens sure to come will win back: so far a decode may lag
+
+
+class Tracks(dict[Live, "Track"]):
+    """The tracks of live requests, by the object that stands for each; made when first asked for.
+
+    A dictionary, because it is asked hundreds of times in every step.
+    """
+
+    def __init__(self, make: Callable[[Live], Track]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, live: Live) -> Track:
+        track = self[live] = self._make(live)
+        return track
 
 
 class Relegated:
