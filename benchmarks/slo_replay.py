@@ -62,13 +62,10 @@ class Served:
     @property
     def meets(self) -> bool:
         """Whether every target was met, time per token as a mean."""
-        promise, arrival_s = self.objective, self.job.request.arrival_s
-        return (
-            self.is_whole
-            and (promise.ttft_s is None or self.ttft_s <= promise.ttft_s)
-            and (promise.tpot_s is None or self.tpot_s <= promise.tpot_s)
-            and (promise.deadline_s is None or self.token_s[-1] <= arrival_s + promise.deadline_s)
-        )
+        if not self.is_whole:
+            return False
+        latency_s = self.token_s[-1] - self.job.request.arrival_s
+        return self.objective.is_met(self.ttft_s, self.tpot_s, latency_s)
 
     @property
     def meets_every_token(self) -> bool:

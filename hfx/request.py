@@ -45,6 +45,14 @@ class Objective:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}: a promise must be greater than 0")
 
+    def is_met(self, ttft_s: float, tpot_s: float, latency_s: float) -> bool:
+        """Whether a whole output of these times kept every target, the time per token as a mean."""
+        return (
+            (self.ttft_s is None or ttft_s <= self.ttft_s)
+            and (self.tpot_s is None or tpot_s <= self.tpot_s)
+            and (self.deadline_s is None or latency_s <= self.deadline_s)
+        )
+
     def token_due_s(self, arrival_s: float, token: int) -> float | None:
         """When output token `token` (1 is the first) is due by the cumulative rule.
 

@@ -104,15 +104,11 @@ class Fate:
     @property
     def meets(self) -> bool:
         """Whether every target was met, the time per token as a mean."""
-        promise = self.job.request.objective
         if not self.is_whole or self.last_s is None:
             return False
-        latency_s = self.last_s - self.job.request.arrival_s
-        return (
-            (promise.ttft_s is None or self.ttft_s <= promise.ttft_s)
-            and (promise.tpot_s is None or self.tpot_s <= promise.tpot_s)
-            and (promise.deadline_s is None or latency_s <= promise.deadline_s)
-        )
+        request = self.job.request
+        latency_s = self.last_s - request.arrival_s
+        return request.objective.is_met(self.ttft_s, self.tpot_s, latency_s)
 
     @property
     def meets_every_token(self) -> bool:
