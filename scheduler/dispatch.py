@@ -70,6 +70,15 @@ class SlackDispatcher:
         """See `Dispatcher.has_queue`."""
         return bool(self._queue or self._spare)
 
+    @property
+    def wake_s(self) -> float:
+        """See `Dispatcher.wake_s`."""
+        return inf
+
+    def woke(self, now_s: float) -> Sequence[Decision]:
+        """See `Dispatcher.woke`."""
+        return ()
+
     def joined(self, replica: ReplicaView) -> None:
         """See `Dispatcher.joined`."""
         self._replicas[replica.id] = replica

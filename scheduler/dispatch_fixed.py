@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
+from math import inf
 from random import Random
 
 from hfx.request import FinishReason, Request
@@ -23,6 +24,7 @@ class _OnArrival:
     """Binds every request the moment it comes."""
 
     has_queue = False
+    wake_s = inf
 
     def __init__(self) -> None:
         self.replicas: list[ReplicaView] = []
@@ -48,6 +50,10 @@ class _OnArrival:
 
     def stepped(self, replica_id: int, now_s: float) -> Sequence[Decision]:
         """What is bound stays bound."""
+        return ()
+
+    def woke(self, now_s: float) -> Sequence[Decision]:
+        """It never asks to be woken."""
         return ()
 
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:

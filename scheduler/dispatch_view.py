@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hfx.cost import CostModel
 from hfx.request import FinishReason, Refused, Request
 
 from .policy import Live
+
+Role = Literal["mixed", "prefill", "decode"]
 
 
 def no_hit(request: Request) -> int:
@@ -32,7 +34,8 @@ class ReplicaView:
     both have still to compute before they decode. `boundary_s` is when the present step ends, so
     when anything that is bound now can begin; in the past where the replica is idle.
     `advance` brings it up to date for a time between two reports. `hit_tokens` says how much of a
-    prompt its prefix cache holds.
+    prompt its prefix cache holds. `role` is what it is used for by preference: it can serve all.
+    `incoming` are requests whose keys and values are on their way to it.
     """
 
     id: int
@@ -45,6 +48,8 @@ class ReplicaView:
     prompt_tokens: int = 0
     boundary_s: float = 0.0
     is_ready: bool = True
+    role: Role = "mixed"
+    incoming: Sequence[Live] = field(default_factory=list)
     hit_tokens: Callable[[Request], int] = no_hit
     advance: Callable[[float], None] = as_reported
 
@@ -85,7 +90,31 @@ class Refuse:
     answer: Refused
 
 
-Decision = Bind | Unbind | Relegate | Refuse
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """A request that runs at the source goes on at the target; its keys and values move over links.
+
+    With `keeps_decoding` it decodes at the source meanwhile, and stops for about an iteration at
+    the switch, while what was appended follows. Without, it rests from now on: a prompt that is
+    done is handed to the replica that decodes it. Nothing is moved where the target has no room, or
+    where the request ends or is preempted meanwhile: the views tell where it is.
+    """
+
+    request_id: str
+    source_id: int
+    target_id: int
+    keeps_decoding: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A replica changes its role, with work in flight."""
+
+    replica_id: int
+    role: Role
+
+
+Decision = Bind | Unbind | Relegate | Refuse | Migrate | Flip
 
 
 class Dispatcher(Protocol):
@@ -98,6 +127,11 @@ class Dispatcher(Protocol):
     @property
     def has_queue(self) -> bool:
         """Whether requests wait to be bound, so that it wants to hear of each step's end."""
+        ...
+
+    @property
+    def wake_s(self) -> float:
+        """The next time at which it wants to be woken; infinite: never."""
         ...
 
     def joined(self, replica: ReplicaView) -> None:
@@ -118,4 +152,8 @@ class Dispatcher(Protocol):
 
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
         """Learn that a request has ended, and how long its output became."""
+        ...
+
+    def woke(self, now_s: float) -> Sequence[Decision]:
+        """It is `wake_s`, or a little later; afterwards `wake_s` must lie in the future."""
         ...

@@ -12,13 +12,14 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from hfx.request import FinishReason
-from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Refuse, Relegate
+from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Flip, Migrate, Refuse, Relegate
 
 from .flight import Flight
 from .job import Fate, Job
 from .replica import Replica, close
 
 FAILURE, STEP_END = 0, 2  # arrivals, which come from a sorted list, go between
+MOST_IDLE_WAKES = 100_000  # in a row in which nothing else happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Fleet:
         self._spawn = spawn
         self._keep_tokens = keep_tokens
         self._unbound: dict[str, Flight] = {}
+        self._moves: dict[int, list[Migrate]] = {}  # by source
         self._homeless: list[Flight] = []  # while no replica is there
         self._ready: list[int] = []
         self._stalled: set[int] = set()
@@ -94,9 +96,13 @@ class Fleet:
         next_, count, told = 0, len(flights), 0
         now_s = 0.0
         heapify(self._events)
-        while next_ < count or self._events:
+        idle = 0
+        while next_ < count or self._events or self._is_awaited(idle):
             arrival_s = flights[next_].live.arrival_s if next_ < count else inf
-            now_s = min(arrival_s, self._events[0][0] if self._events else inf)
+            event_s = min(arrival_s, self._events[0][0] if self._events else inf)
+            wake_s = self.dispatcher.wake_s
+            idle = idle + 1 if wake_s < event_s else 0
+            now_s = max(now_s, min(event_s, wake_s))
             while self._events and self._events[0][:2] <= (now_s, FAILURE):
                 self._fail(heappop(self._events))
             while next_ < count and flights[next_].live.arrival_s <= now_s:
@@ -104,6 +110,8 @@ class Fleet:
                 next_ += 1
             while self._events and self._events[0][0] <= now_s:
                 self._finish(heappop(self._events))
+            if wake_s <= now_s:
+                self._carry_out(self.dispatcher.woke(now_s), now_s)
             self._begin(now_s)
             if progress is not None and next_ - told >= 256:
                 progress(next_ - told)
@@ -112,6 +120,10 @@ class Fleet:
             progress(count - told)
         self._require_done(flights)
         return self._result(flights, now_s)
+
+    def _is_awaited(self, idle: int) -> bool:
+        """Whether the dispatcher may still bind what it holds when it wakes."""
+        return bool(self._unbound) and self.dispatcher.wake_s < inf and idle < MOST_IDLE_WAKES
 
     # Events
 
@@ -139,6 +151,7 @@ class Fleet:
         replica = self.replicas[replica_id]
         replica.finish(now_s)
         self._report(replica)
+        self._move(replica)
         self._ready.append(replica_id)
 
     def _fail(self, event: tuple[float, int, int, int]) -> None:
@@ -150,6 +163,7 @@ class Fleet:
             return
         self.dispatcher.left(replica_id)
         self._ends.pop(replica_id, None)
+        self._moves.pop(replica_id, None)
         self._gone_s += now_s - self._since_s.pop(replica_id)
         self._account(replica)
         self._stalled.discard(replica_id)
@@ -215,10 +229,30 @@ class Fleet:
                 flight = self._unbound.pop(decision.request_id)
                 flight.fate.was_refused = True
                 close(flight, FinishReason.ABORT)
+            elif isinstance(decision, Migrate):
+                self._moves.setdefault(decision.source_id, []).append(decision)
+                replica = self.replicas[decision.source_id]
+                self._cut(replica, now_s)
+                if not replica.is_stepping:
+                    self._move(replica)
+            elif isinstance(decision, Flip):
+                self.replicas[decision.replica_id].view.role = decision.role
             else:
                 replica = self.replicas[decision.replica_id]
                 flight = replica.remove(decision.request_id)
                 self._unbound[decision.request_id] = flight
+
+    def _move(self, source: Replica) -> None:
+        """Carry out migrations between two steps of their source."""
+        for move in self._moves.pop(source.id, ()):
+            flight, target = source.flights.get(move.request_id), self.replicas.get(move.target_id)
+            if flight is None or not flight.is_running or target is None or target is source:
+                continue
+            if not target.has_room(flight):
+                continue
+            target.adopt(source.release(flight))
+            if not target.is_stepping:
+                self._ready.append(target.id)
 
     def _report(self, replica: Replica) -> None:
         """Tell the dispatcher whose requests have ended."""

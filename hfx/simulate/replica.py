@@ -109,6 +109,38 @@ class Replica:
         self._part(flight)
         return flight
 
+    def has_room(self, flight: Flight) -> bool:
+        """Whether a request that runs elsewhere could go on here."""
+        return self.memory.available >= -(-flight.live.known_tokens // self.memory.block_tokens)
+
+    def release(self, flight: Flight) -> Flight:
+        """Let a request that runs go on elsewhere; what it has cached goes with it."""
+        del self.flights[flight.live.request.id]
+        self.running.remove(flight.live)
+        self.memory.leave(flight)
+        flight.is_running = False
+        flight.live.held_blocks = 0
+        self._owe(flight, 0)
+        self.view.free_blocks = self.memory.available
+        return flight
+
+    def adopt(self, flight: Flight) -> None:
+        """Let a request run here that has run elsewhere, with what it has cached."""
+        live, memory = flight.live, self.memory
+        self.flights[live.request.id] = flight
+        flight.fate.replica = self.id
+        flight.is_running = True
+        if flight.expires_s < inf:
+            heappush(self._hard, (flight.expires_s, flight.number, flight))
+        memory.start(flight, NO_HIT)
+        live.held_blocks = -(-live.cached_tokens // memory.block_tokens)
+        memory.grow(flight, live.held_blocks)
+        memory.keep(flight)
+        self._insert(self.running, flight)
+        if not live.is_decoding:
+            self._owe(flight, live.wanted_tokens)
+        self.view.free_blocks = memory.available
+
     def evacuate(self) -> list[Flight]:
         """Take everybody out, as when it dies; what was computed is lost, but no output token."""
         flights = sorted(self.flights.values(), key=lambda flight: flight.order)
