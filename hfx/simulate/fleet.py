@@ -16,7 +16,8 @@ from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Flip, Migrat
 
 from .flight import Flight
 from .job import Fate, Job
-from .replica import Replica, close
+from .replica import Replica
+from .residents import close
 
 FAILURE, STEP_END = 0, 2  # arrivals, which come from a sorted list, go between
 MOST_IDLE_WAKES = 100_000  # in a row in which nothing else happens
