@@ -1,4 +1,4 @@
-"""Reads request traces: Azure's CSV, Mooncake's JSON lines, and this project's CSV; plain or .gz.
+"""Reads request traces: this project's CSV and the forms that publishers use; plain or .gz.
 
 Arrivals are seconds from the first row, lengths tokens. A block of `hash_ids` is 512 tokens.
 """
@@ -9,20 +9,22 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 BLOCK_TOKENS = 512  # that one of Mooncake's hash ids stands for
+LEAST_TICKS = 20  # distinct times: fewer may lie on a grid by chance
 
-_AZURE = {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}
-_OURS = {"input_tokens", "output_tokens"}
 _FORMATS = (
-    "Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens), Mooncake's JSON lines (timestamp, "
-    "input_length, output_length, hash_ids), or CSV with [arrival_s,]input_tokens,output_tokens"
-    "[,hash_ids]"
+    "CSV with [arrival_s,]input_tokens,output_tokens[,hash_ids], or what its publisher wrote: "
+    "Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens), BurstGPT's (Timestamp,Request tokens,"
+    "Response tokens), ServeGen's (timestamp,input_tokens,output_tokens), Vidur's ([arrived_at,]"
+    "num_prefill_tokens,num_decode_tokens), splitwise-sim's (arrival_timestamp,prompt_size,"
+    "token_size), Mooncake's JSON lines (timestamp, input_length, output_length, hash_ids)"
 )
 
 
@@ -62,6 +64,20 @@ def read_trace(path: Path) -> list[Row]:
     return [replace(row, arrival_s=(row.arrival_s or 0.0) - zero_s) for row in rows]
 
 
+def tick_s(rows: Sequence[Row]) -> float:
+    """The grid on which all arrivals lie where it is as coarse as a second or more, else 0.
+
+    Such a clock (Mooncake's has ticks of 3 s) was rounded by the publisher: whoever replays it
+    spreads arrivals over their tick. Traces of less than 20 distinct times are taken at their word.
+    """
+    times = {row.arrival_s for row in rows}
+    if len(times) < LEAST_TICKS or None in times:
+        return 0.0
+    step_ms = math.gcd(*(round((time or 0.0) * 1e3) for time in times))
+    exact = all(abs((time or 0.0) * 1e3 - round((time or 0.0) * 1e3)) < 1e-6 for time in times)
+    return step_ms / 1e3 if exact and step_ms >= 1000 else 0.0
+
+
 def _lines(path: Path) -> list[str]:
     raw = path.read_bytes()
     try:
@@ -73,18 +89,43 @@ def _lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is no text in UTF-8 ({error}): a trace is {_FORMATS}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The columns of one publisher's table. `skips_empty`: rows of 0 tokens are failed requests."""
+
+    inputs: str
+    outputs: str
+    arrival: str
+    clock_s: Callable[[Mapping[str, Any], str], float]
+    has_clock: bool = True  # always, or it is another table
+    skips_empty: bool = True
+
+    def fits(self, columns: set[str]) -> bool:
+        needs = {self.inputs, self.outputs} | ({self.arrival} if self.has_clock else set())
+        return needs <= columns
+
+    def row(self, fields: Mapping[str, Any]) -> Row | None:
+        """The row; None where the publisher says that nothing was served."""
+        if self.skips_empty and "0" in (fields[self.inputs], fields[self.outputs]):
+            return None
+        return Row(
+            self.clock_s(fields, self.arrival) if self.arrival in fields else None,
+            _count(fields, self.inputs),
+            _count(fields, self.outputs),
+            _hashes((fields.get("hash_ids") or "").split()),
+        )
+
+
 def _table(path: Path, lines: Iterable[str]) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO("\n".join(lines)))
     columns = set(reader.fieldnames or ())
-    if columns >= _AZURE:
-        read = _azure_row
-    elif columns >= _OURS:
-        read = _our_row
-    else:
+    form = next((form for form in _FORMS if form.fits(columns)), None)
+    if form is None:
         shown = ",".join(reader.fieldnames or ())[:200]
         raise ValueError(f"{path}, line 1: columns are {shown!r}: a trace is {_FORMATS}")
     for fields in reader:
-        yield _checked(path, reader.line_num, read, fields)
+        if row := _checked(path, reader.line_num, form.row, fields):
+            yield row
 
 
 def _mooncake(path: Path, lines: Iterable[str]) -> Iterator[Row]:
@@ -97,39 +138,29 @@ def _mooncake(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             raise ValueError(f"{path}, line {number}: no JSON ({error}): mend or drop it") from None
         if not isinstance(fields, dict):
             raise ValueError(f"{path}, line {number}: no JSON object: mend or drop it")
-        yield _checked(path, number, _mooncake_row, fields)
+        if row := _checked(path, number, _mooncake_row, fields):
+            yield row
 
 
-def _checked(path: Path, number: int, read: Any, fields: Mapping[str, Any]) -> Row:
+def _checked(
+    path: Path,
+    number: int,
+    read: Callable[[Mapping[str, Any]], Row | None],
+    fields: Mapping[str, Any],
+) -> Row | None:
     try:
-        row: Row = read(fields)
+        return read(fields)
     except _Wrong as wrong:
         raise ValueError(f"{path}, line {number}: {wrong}; mend or drop the line") from None
-    return row
 
 
 class _Wrong(Exception):
     """What is wrong with one field."""
 
 
-def _azure_row(fields: Mapping[str, Any]) -> Row:
-    return Row(
-        _timestamp_s(fields["TIMESTAMP"]),
-        _count(fields, "ContextTokens"),
-        _count(fields, "GeneratedTokens"),
-    )
-
-
-def _our_row(fields: Mapping[str, Any]) -> Row:
-    return Row(
-        _seconds(fields, "arrival_s") if "arrival_s" in fields else None,
-        _count(fields, "input_tokens"),
-        _count(fields, "output_tokens"),
-        _hashes((fields.get("hash_ids") or "").split()),
-    )
-
-
-def _mooncake_row(fields: Mapping[str, Any]) -> Row:
+def _mooncake_row(fields: Mapping[str, Any]) -> Row | None:
+    if fields.get("output_length") == 0:
+        return None
     hashes = fields.get("hash_ids") or []
     if not isinstance(hashes, list):
         raise _Wrong(f"hash_ids is {hashes!r}: it must be a list of whole numbers")
@@ -163,11 +194,12 @@ def _seconds(fields: Mapping[str, Any], name: str) -> float:
     return seconds
 
 
-def _timestamp_s(value: Any) -> float:
+def _timestamp_s(fields: Mapping[str, Any], name: str) -> float:
+    value = fields[name]
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise _Wrong(f"TIMESTAMP is {value!r}: it must look like 2023-11-16 18:15:46.68") from None
+        raise _Wrong(f"{name} is {value!r}: it must look like 2023-11-16 18:15:46.68") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -176,3 +208,15 @@ def _hashes(values: Iterable[Any]) -> tuple[int, ...]:
         return tuple(int(value) for value in values)
     except (TypeError, ValueError):
         raise _Wrong("hash_ids must be whole numbers") from None
+
+
+_FORMS = (  # the most telling columns first
+    _Form("input_tokens", "output_tokens", "timestamp", _seconds),
+    _Form(
+        "input_tokens", "output_tokens", "arrival_s", _seconds, has_clock=False, skips_empty=False
+    ),
+    _Form("ContextTokens", "GeneratedTokens", "TIMESTAMP", _timestamp_s),
+    _Form("Request tokens", "Response tokens", "Timestamp", _seconds),
+    _Form("num_prefill_tokens", "num_decode_tokens", "arrived_at", _seconds, has_clock=False),
+    _Form("prompt_size", "token_size", "arrival_timestamp", _seconds),
+)

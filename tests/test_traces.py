@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hfx.bench.workload import TokenPool, trace_prompts
-from hfx.traces import Row, read_trace
+from hfx.traces import Row, read_trace, tick_s
 
 TRACES = Path(os.environ.get("HFX_DATA", "../shared/data")) / "traces"
 
@@ -45,6 +45,47 @@ def test_our_table_is_read_plain_or_compressed_and_sorted(tmp_path, compress):
     path.write_bytes(gzip.compress(text) if compress else text)
 
     assert read_trace(path) == [Row(0.0, 10, 2, (7, 8)), Row(1.5, 30, 4)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Azure 2024: microseconds and a zone, sometimes a whole second
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 00:00:00.009930+00:00,2162,5\n2024-05-10 00:00:02.009930+00:00,2399,6\n",
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,2162,5,2167,Conversation log\n6,GPT-4,417,0,417,API log\n"
+        "7,GPT-4,2399,6,2405,Conversation log\n",
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,"
+        "Log Type\n5.0,a1,1.5,ChatGPT,2162,5,2167,Conversation log\n"
+        "7.0,,2.5,GPT-4,2399,6,2405,API log\n",
+        "request_id,timestamp,input_tokens,output_tokens\n0,0.5,2162,5\n1,2.5,2399,6\n",
+        "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,2162,5\n2.0,2399,6\n",
+        "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,"
+        "token_size\n0,2,0,0.0,1,2162,5\n1,2,0,2.0,1,2399,6\n",
+    ],
+    ids=["azure2024", "burstgpt", "burstgpt2", "servegen", "vidur", "splitwise"],
+)
+def test_a_publishers_own_table_is_read_as_it_is(tmp_path, text):
+    assert read_trace(written(tmp_path, text)) == [Row(0.0, 2162, 5), Row(2.0, 2399, 6)]
+
+
+def test_sharegpts_lengths_are_read_without_a_clock(tmp_path):
+    path = written(
+        tmp_path, "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n74,918,992,0.1\n"
+    )
+
+    assert read_trace(path) == [Row(None, 74, 918)]
+
+
+def test_a_clock_that_was_rounded_to_seconds_is_recognised():
+    rounded = [Row(3.0 * (n // 10), 5, 5) for n in range(400)]
+    exact = [Row(0.37 * n, 5, 5) for n in range(400)]
+
+    assert tick_s(rounded) == 3.0
+    assert tick_s(exact) == 0.0
+    assert tick_s(rounded[:100]) == 0.0  # ten different times may lie on a grid by chance
+    assert tick_s([Row(None, 5, 5)] * 40) == 0.0
 
 
 def test_lengths_alone_are_a_trace_without_a_clock(tmp_path):
