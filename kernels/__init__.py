@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .operators import Room as Room
     from .operators import RopeStyle as RopeStyle
     from .plan import WorkList as WorkList
-    from .rope import RopeScaling as RopeScaling
     from .rope import rope_table as rope_table
+    from .rope_scaling import RopeScaling as RopeScaling
 
 _HOME = {
     "AttentionSpec": "batch",
@@ -39,7 +39,7 @@ _HOME = {
     "Operators": "operators",
     "RaggedBatch": "batch",
     "Room": "operators",
-    "RopeScaling": "rope",
+    "RopeScaling": "rope_scaling",
     "RopeStyle": "operators",
     "WorkList": "plan",
     "attend": "functional",

@@ -1,24 +1,54 @@
-"""Models: dense decoders on `hfx.kernels`, their tokenizers and templates, from files to ready."""
+"""Models: dense decoders on `hfx.kernels`, their tokenizers and templates, from files to ready.
 
-from .chat import ChatTemplate
-from .decoder import Decoder
-from .generation import GenerationDefaults
-from .hub import ModelLocation, resolve
-from .loading import DTYPES, LoadedModel, load
-from .memory import available_bytes
-from .spec import DecoderSpec
-from .tokenizer import Tokenizer
+Names load on first use, so that who wants words only imports no torch.
+"""
 
-__all__ = [
-    "DTYPES",
-    "ChatTemplate",
-    "Decoder",
-    "DecoderSpec",
-    "GenerationDefaults",
-    "LoadedModel",
-    "ModelLocation",
-    "Tokenizer",
-    "available_bytes",
-    "load",
-    "resolve",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .chat import ChatTemplate as ChatTemplate
+    from .decoder import Decoder as Decoder
+    from .generation import GenerationDefaults as GenerationDefaults
+    from .hub import ModelLocation as ModelLocation
+    from .hub import resolve as resolve
+    from .loading import DTYPES as DTYPES
+    from .loading import LoadedModel as LoadedModel
+    from .loading import load as load
+    from .memory import available_bytes as available_bytes
+    from .spec import DecoderSpec as DecoderSpec
+    from .tokenizer import Tokenizer as Tokenizer
+    from .words import Words as Words
+    from .words import load_words as load_words
+
+_HOME = {
+    "ChatTemplate": "chat",
+    "DTYPES": "loading",
+    "Decoder": "decoder",
+    "DecoderSpec": "spec",
+    "GenerationDefaults": "generation",
+    "LoadedModel": "loading",
+    "ModelLocation": "hub",
+    "Tokenizer": "tokenizer",
+    "Words": "words",
+    "available_bytes": "memory",
+    "load": "loading",
+    "load_words": "words",
+    "resolve": "hub",
+}
+
+__all__ = sorted(_HOME)
+
+
+if not TYPE_CHECKING:  # a type checker should see the names above, not "anything goes"
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

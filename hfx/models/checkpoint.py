@@ -9,24 +9,42 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from .chat import ChatTemplate
 from .generation import GenerationDefaults
 from .spec import DecoderSpec
 from .tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    import torch
+
 NAMED = 5  # tensor names that an error lists before it counts the rest
 
 
-class Checkpoint(Protocol):
-    """What the loader needs of a folder or file; opening one reads headers only."""
+class Text(Protocol):
+    """What a folder or file says of words, which are read without torch."""
 
     @property
     def path(self) -> Path:
         """The folder or file."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows: the embedding's rows."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    def chat_template(self, tokenizer: Tokenizer, override: str | None) -> ChatTemplate | None:
+        """Its chat template, or the one given instead, or None."""
+
+    def generation(self) -> GenerationDefaults:
+        """How its makers suggest to sample, and which tokens end an answer."""
+
+
+class Checkpoint(Text, Protocol):
+    """What the loader needs of a folder or file; opening one reads headers only."""
 
     @property
     def spec(self) -> DecoderSpec:
@@ -37,15 +55,6 @@ class Checkpoint(Protocol):
 
         Safe to call from several threads at once.
         """
-
-    def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
-
-    def chat_template(self, tokenizer: Tokenizer, override: str | None) -> ChatTemplate | None:
-        """Its chat template, or the one given instead, or None."""
-
-    def generation(self) -> GenerationDefaults:
-        """How its makers suggest to sample, and which tokens end an answer."""
 
 
 @contextmanager

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .chat import ChatTemplate, template_from
 from .checkpoint import check_tensors, naming
 from .generation import GenerationDefaults, defaults_from_folder
 from .hf_config import spec_from_config
 from .hf_tokenizer import tokenizer_from_folder
-from .safetensors_file import SafetensorsFiles
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNSUPPORTED_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx")
 
 
-class FolderCheckpoint:
-    """A folder with `config.json`, safetensors (one file or shards by index) and `tokenizer.json`.
+class FolderText:
+    """A folder with `config.json` and `tokenizer.json`; weights need not be there.
 
     Raises:
-        ValueError: a file is missing, damaged or unsupported, or the tensors don't make the decoder
-            that the configuration describes.
+        ValueError: a file is missing, damaged or unsupported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,20 +33,13 @@ class FolderCheckpoint:
         config_path = path / "config.json"
         self._config = read_json(config_path)
         with naming(config_path):
-            spec = spec_from_config(self._config)
+            self.spec = spec_from_config(self._config)
         if not (path / "tokenizer.json").is_file():
             raise ValueError(_no_tokenizer(path))
-        self._files = SafetensorsFiles(_weight_files(path))
-        shapes = {name: stored.shape for name, stored in self._files.tensors.items()}
-        if spec.tied_embeddings:
-            shapes.pop("lm_head.weight", None)  # a second copy of the embedding
-        ignored = {name for name in shapes if name.endswith(".rotary_emb.inv_freq")}
-        with naming(path):
-            check_tensors(spec, shapes, ignored)
-        self.spec = spec
 
-    def read(self, name: str, out_RC: torch.Tensor) -> None:
-        self._files.read(name, out_RC)
+    @property
+    def vocabulary(self) -> int:
+        return self.spec.vocabulary
 
     def tokenizer(self) -> Tokenizer:
         return tokenizer_from_folder(self.path)
@@ -73,6 +65,31 @@ class FolderCheckpoint:
         found = read_json(path) if path.is_file() else {}
         with naming(path):
             return defaults_from_folder(found, self._config)
+
+
+class FolderCheckpoint(FolderText):
+    """A folder that has weights too: safetensors, one file or shards by index.
+
+    Raises:
+        ValueError: a file is missing, damaged or unsupported, or the tensors don't make the decoder
+            that the configuration describes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        from .safetensors_file import SafetensorsFiles  # here: it imports torch
+
+        spec = self.spec
+        self._files = SafetensorsFiles(_weight_files(path))
+        shapes = {name: stored.shape for name, stored in self._files.tensors.items()}
+        if spec.tied_embeddings:
+            shapes.pop("lm_head.weight", None)  # a second copy of the embedding
+        ignored = {name for name in shapes if name.endswith(".rotary_emb.inv_freq")}
+        with naming(path):
+            check_tensors(spec, shapes, ignored)
+
+    def read(self, name: str, out_RC: torch.Tensor) -> None:
+        self._files.read(name, out_RC)
 
 
 def read_json(path: Path) -> dict[str, Any]:

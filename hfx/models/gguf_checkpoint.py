@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from hfx.kernels import RopeScaling
 
 from .chat import ChatTemplate, template_from
 from .checkpoint import check_tensors, naming
-from .dequantize import dequantize
 from .generation import GenerationDefaults, defaults_from_metadata
 from .gguf_file import GgufFile, open_gguf
 from .gguf_tokenizer import tokenizer_from_metadata
 from .spec import DecoderSpec
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 ROPE_TYPES = ("none", "linear", "yarn")
@@ -48,38 +49,21 @@ OUR_LAYER_NAMES = {theirs: ours for ours, theirs in LAYER_NAMES.items()}
 OUR_TOP_NAMES = {theirs: ours for ours, theirs in TOP_NAMES.items()}
 
 
-class GgufCheckpoint:
-    """One GGUF file with weights, tokenizer and chat template.
+class GgufText:
+    """One GGUF file's tokenizer, chat template and advice.
 
     Raises:
-        ValueError: the file is damaged, or describes a model that isn't supported.
+        ValueError: the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_gguf(path)
-        self._names = {_our_name(name): name for name in self._file.tensors if name != DIVISORS}
-        shapes = {ours: self._file.tensors[name].shape for ours, name in self._names.items()}
-        with naming(path):
-            self.spec = spec_from_gguf(self._file)
-            check_tensors(self.spec, shapes)
 
-    def read(self, name: str, out_RC: torch.Tensor) -> None:
-        stored = self._file.tensors[self._names[name]]
-        raw = self._file.raw(stored.name)
-        heads = self._paired_heads(name)
-        if heads:
-            rows_RB = raw.view(heads * self.spec.head_size, -1)  # a bias has one number a row
-            raw = unpaired(rows_RB, heads).view(raw.shape)
-        dequantize(raw, stored.kind, out_RC)
-
-    def _paired_heads(self, name: str) -> int:
-        """How many heads' rows llama.cpp's converter has reordered in this tensor."""
-        if self.spec.architecture != "llama":
-            return 0
-        if ".q_proj." in name:
-            return self.spec.query_heads
-        return self.spec.kv_heads if ".k_proj." in name else 0
+    @property
+    def vocabulary(self) -> int:
+        with naming(self.path):
+            return _vocabulary(self._file)
 
     def tokenizer(self) -> Tokenizer:
         with naming(self.path):
@@ -93,12 +77,49 @@ class GgufCheckpoint:
         return defaults_from_metadata(self._file.metadata)
 
 
+class GgufCheckpoint(GgufText):
+    """One GGUF file, with its weights.
+
+    Raises:
+        ValueError: the file is damaged, or describes a model that isn't supported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._names = {_our_name(name): name for name in self._file.tensors if name != DIVISORS}
+        shapes = {ours: self._file.tensors[name].shape for ours, name in self._names.items()}
+        with naming(path):
+            self.spec = spec_from_gguf(self._file)
+            check_tensors(self.spec, shapes)
+
+    def read(self, name: str, out_RC: torch.Tensor) -> None:
+        stored = self._file.tensors[self._names[name]]
+        raw = self._file.raw(stored.name)
+        heads = self._paired_heads(name)
+        if heads:
+            rows_RB = raw.view(heads * self.spec.head_size, -1)  # a bias has one number a row
+            raw = unpaired(rows_RB, heads).view(raw.shape)
+        from .dequantize import dequantize  # here: it imports torch
+
+        dequantize(raw, stored.kind, out_RC)
+
+    def _paired_heads(self, name: str) -> int:
+        """How many heads' rows llama.cpp's converter has reordered in this tensor."""
+        if self.spec.architecture != "llama":
+            return 0
+        if ".q_proj." in name:
+            return self.spec.query_heads
+        return self.spec.kv_heads if ".k_proj." in name else 0
+
+
 def unpaired(rows_RB: torch.Tensor, heads: int) -> torch.Tensor:
     """Stored rows of q or k, back from llama.cpp's order (pairs side by side) in that of halves.
 
     Both orders are exact with the matching rope style. Putting rows back costs a copy of the
     stored, still quantised bytes at loading, and leaves every decoder with one style, "neox".
     """
+    import torch
+
     rows, width = rows_RB.shape
     pairs = rows_RB.numpy().reshape(heads, rows // heads // 2, 2, width)
     # numpy's copy stays on this thread; torch's would wait for a parallel region.
@@ -214,6 +235,10 @@ def _divisors(file: GgufFile) -> tuple[float, ...] | None:
     """What llama.cpp divides each rotary frequency by: how GGUF writes Llama 3's scaling."""
     if DIVISORS not in file.tensors:
         return None
+    import torch
+
+    from .dequantize import dequantize
+
     stored = file.tensors[DIVISORS]
     values = torch.empty(1, *stored.shape)
     dequantize(file.raw(DIVISORS), stored.kind, values)

@@ -12,12 +12,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from .dequantize import block_shape
+from .gguf_blocks import block_shape
+
+if TYPE_CHECKING:
+    import torch
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -50,12 +52,12 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GgufFile:
-    """An open GGUF file. `data` is its bytes as a uint8 tensor over the mapping."""
+    """An open GGUF file, mapped at `data`."""
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
-    data: torch.Tensor
+    data: mmap.mmap
 
     def raw(self, name: str) -> torch.Tensor:
         """The tensor's stored bytes as uint8 [rows, bytes of a row]; no copy.
@@ -63,9 +65,12 @@ class GgufFile:
         Raises:
             KeyError: there's no such tensor.
         """
+        import torch  # here: who reads words only, needs none
+
         tensor = self.tensors[name]
         rows = 1 if len(tensor.shape) < 2 else math.prod(tensor.shape[:-1])
-        return self.data[tensor.offset : tensor.offset + tensor.nbytes].view(rows, -1)
+        whole = torch.frombuffer(self.data, dtype=torch.uint8)
+        return whole[tensor.offset : tensor.offset + tensor.nbytes].view(rows, -1)
 
 
 def open_gguf(path: Path) -> GgufFile:
@@ -92,7 +97,7 @@ def open_gguf(path: Path) -> GgufFile:
         ) from error
     _check_parts(header.metadata, path)
     tensors = _locate(header, path, size)
-    return GgufFile(path, header.metadata, tensors, torch.frombuffer(mapping, dtype=torch.uint8))
+    return GgufFile(path, header.metadata, tensors, mapping)
 
 
 def _check_start(mapping: mmap.mmap, path: Path) -> None:

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import torch
 
 from hfx.config import ModelConfig
 from hfx.kernels import select
 
-from .chat import ChatTemplate
 from .checkpoint import Checkpoint
 from .decoder import Decoder, attention_spec
 from .folder import FolderCheckpoint
-from .generation import GenerationDefaults
 from .gguf_checkpoint import GgufCheckpoint
 from .hub import ModelLocation, resolve
 from .memory import check_fits, weight_bytes
 from .spec import DecoderSpec
-from .tokenizer import Tokenizer
 from .weights import Progress, load_weights
+from .words import Words, words_of
 
 DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 USUAL_PAGE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LoadedModel:
-    """A model in memory. `name` is what it's served under, `source` where it came from.
+class LoadedModel(Words):
+    """A model in memory."""
 
-    `title` is what it is called there, whatever it is served under.
-    """
-
-    name: str
-    title: str
-    source: Path
     spec: DecoderSpec
     decoder: Decoder
-    tokenizer: Tokenizer
-    chat: ChatTemplate | None
-    generation: GenerationDefaults
 
 
 def load(
@@ -76,22 +64,12 @@ def load(
     needed_bytes = weight_bytes(spec, dtype.itemsize, packed=at.type == "cpu")
     check_fits(needed_bytes, location.name, at)
     report("building the tokenizer", 0.0)
-    tokenizer = checkpoint.tokenizer()
-    chat = checkpoint.chat_template(tokenizer, config.chat_template)
-    generation = checkpoint.generation().filled_from(location.advice)
-    generation = generation.ending_with((tokenizer.eos_token_id,))
-    if config.generation_config == "hfx":
-        generation = generation.only_endings()
+    words = words_of(checkpoint, location, config)
     weights = load_weights(checkpoint, operators, dtype, at, report)
     return LoadedModel(
-        name=config.served_model_name[0] if config.served_model_name else location.name,
-        title=location.name,
-        source=location.path,
+        **{field.name: getattr(words, field.name) for field in fields(words)},
         spec=spec,
         decoder=Decoder(spec, weights, operators),
-        tokenizer=tokenizer,
-        chat=chat,
-        generation=generation,
     )
 
 

@@ -21,7 +21,8 @@ from transformers import (
 
 from hfx.config import ModelConfig
 from hfx.models import load
-from hfx.models.dequantize import block_shape, dequantize
+from hfx.models.dequantize import dequantize
+from hfx.models.gguf_blocks import block_shape
 from hfx.models.gguf_checkpoint import GgufCheckpoint
 
 VOCABULARY = 300
