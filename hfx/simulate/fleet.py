@@ -52,7 +52,8 @@ class Fleet:
     """Replicas and a dispatcher over them, on one virtual clock that starts at 0.
 
     `spawn` makes the replica that takes the place of a failed one. `keep_tokens` writes the time of
-    every token down.
+    every token down. `observer` is shown the time and the fleet as it stood until then, and answers
+    when it wants to look again.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Fleet:
         failures: Iterable[Failure] = (),
         spawn: Callable[[int], Replica] | None = None,
         keep_tokens: bool = False,
+        observer: Callable[[float, Fleet], float] | None = None,
     ) -> None:
         self.replicas = {replica.id: replica for replica in replicas}
         self.dispatcher = dispatcher
         self._spawn = spawn
         self._keep_tokens = keep_tokens
+        self._observer = observer
         self._unbound: dict[str, Flight] = {}
         self._moves: dict[int, list[Migrate]] = {}  # by source
         self._homeless: list[Flight] = []  # while no replica is there
@@ -97,13 +100,16 @@ class Fleet:
         next_, count, told = 0, len(flights), 0
         now_s = 0.0
         heapify(self._events)
-        idle = 0
+        idle, look_s = 0, 0.0 if self._observer else inf
         while next_ < count or self._events or self._is_awaited(idle):
             arrival_s = flights[next_].live.arrival_s if next_ < count else inf
             event_s = min(arrival_s, self._events[0][0] if self._events else inf)
             wake_s = self.dispatcher.wake_s
             idle = idle + 1 if wake_s < event_s else 0
             now_s = max(now_s, min(event_s, wake_s))
+            if now_s >= look_s:
+                assert self._observer is not None
+                look_s = self._observer(now_s, self)
             while self._events and self._events[0][:2] <= (now_s, FAILURE):
                 self._fail(heappop(self._events))
             while next_ < count and flights[next_].live.arrival_s <= now_s:
@@ -125,6 +131,16 @@ class Fleet:
     def _is_awaited(self, idle: int) -> bool:
         """Whether the dispatcher may still bind what it holds when it wakes."""
         return bool(self._unbound) and self.dispatcher.wake_s < inf and idle < MOST_IDLE_WAKES
+
+    @property
+    def queued(self) -> int:
+        """Requests that no replica has yet."""
+        return len(self._unbound) + len(self._homeless)
+
+    def busy_s(self, now_s: float) -> float:
+        """How long replicas have computed until now, all of them together."""
+        here_s = sum(replica.busy_until(now_s) for replica in self.replicas.values())
+        return self._busy_s + here_s
 
     # Events
 

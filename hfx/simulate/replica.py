@@ -100,6 +100,10 @@ class Replica(Residents):
             self._preempt(self.flights[preemption.request_id])
         return plan
 
+    def busy_until(self, now_s: float) -> float:
+        """How long it has computed until now, its running step included."""
+        return self.busy_s + (now_s - self._began_s if self.is_stepping else 0.0)
+
     def cut(self, now_s: float) -> float | None:
         """End a run at the first step that isn't over by now; its new end, None if as before."""
         ends_s = self._ends_s
