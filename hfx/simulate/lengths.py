@@ -1,19 +1,48 @@
-"""How long prompts and outputs are, from quantiles of published traces: no trace is needed. Tokens.
+"""How long prompts and outputs are: from quantiles of published traces, or a trace's rows. Tokens.
 
 Each table has quantiles of the prompts' lengths, and of the outputs' for each fifth of the prompts,
 shortest first. From the Azure LLM inference dataset 2023 (CC-BY 4.0), Mooncake's conversation
-trace (Apache-2.0), and the arXiv summarization lengths in Vidur's repository (MIT); rows of 8,192
-tokens and more are left out, but for Mooncake's.
+trace (Apache-2.0), and the lengths of arXiv summarizations and of ShareGPT's conversations in
+Etalon's repository (Apache-2.0); Azure's one prompt of more than 8,192 tokens is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from hfx.traces import Row
+
 SHARES = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 100)  # percent
 FIFTHS = 5
+
+
+class LengthSource(Protocol):
+    """Where lengths come from."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+        """Pairs of (prompt, output) tokens."""
+        ...
+
+
+class RowLengths:
+    """Lengths of a trace's own rows, each as likely as the other, prompt and output together.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            raise ValueError("no row of the trace has lengths of this class: take another trace")
+        self._pairs = [(row.input_tokens, row.output_tokens) for row in rows]
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+        """Pairs of (prompt, output) tokens."""
+        return [self._pairs[n] for n in rng.integers(0, len(self._pairs), count).tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +115,16 @@ MOONCAKE = Lengths(
         (1, 3, 3, 10, 26, 114, 218, 293, 352, 400, 442, 495, 568, 661, 820, 971, 2000),
         (1, 3, 3, 12, 28, 142, 249, 312, 361, 405, 447, 495, 576, 672, 889, 1045, 2000),
         (1, 1, 3, 8, 21, 103, 246, 318, 371, 417, 465, 527, 634, 773, 1201, 1992, 2000),
+    ),
+)
+SHAREGPT_LONG = Lengths(  # outputs of 512 tokens and more
+    (4, 13, 18, 29, 58, 345, 841, 1295, 1843, 2509, 3324, 4317, 5598, 6433, 6954, 7144, 7584),
+    (
+        (512, 514, 518, 531, 545, 580, 615, 652, 697, 756, 814, 871, 939, 970, 1003, 1012, 1024),
+        (512, 514, 518, 525, 537, 568, 600, 634, 675, 722, 787, 859, 934, 982, 1008, 1017, 1024),
+        (512, 516, 518, 528, 544, 581, 618, 652, 703, 751, 806, 869, 941, 977, 1001, 1010, 1023),
+        (512, 517, 521, 531, 548, 587, 622, 664, 712, 776, 826, 887, 954, 982, 1005, 1013, 1023),
+        (512, 515, 517, 528, 541, 584, 622, 664, 711, 765, 828, 882, 946, 978, 1003, 1012, 1024),
     ),
 )
 # fmt: on
