@@ -18,7 +18,8 @@ Policy = Literal[
     "scorpio_like",
     "hfx_reconstruction",
 ]
-Device = Literal["auto", "cpu", "cuda", "npu"]
+DEVICES = ("auto", "cpu", "cuda", "npu")
+EMULATED = "emulated:"  # and the profile of a device that is only emulated
 
 GIB = 1 << 30
 
@@ -119,19 +120,31 @@ class EngineConfig:
     """One replica: model, cache, scheduler, costs, and what it runs on.
 
     `device` "auto" is an accelerator where there is one that kernels run on, else the CPU.
+    "emulated:PROFILE" takes as long as that cost profile says, and computes nothing.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     cost: CostConfig = field(default_factory=CostConfig)
-    device: Device = "auto"
+    device: str = "auto"
     kernel_backend: str | None = None  # None: the first that can run here
     threads: int | None = None  # None: every core this process may use
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}: it must be at least 1")
+        if self.device not in DEVICES and not self.emulated_profile:
+            raise ValueError(
+                f"device is {self.device!r}: it must be {', '.join(DEVICES)}, or {EMULATED} and a "
+                "cost profile's name or path"
+            )
+
+    @property
+    def emulated_profile(self) -> str | None:
+        """The cost profile whose device is emulated; None for a device that is there."""
+        is_emulated = self.device.startswith(EMULATED)
+        return self.device.removeprefix(EMULATED) if is_emulated else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

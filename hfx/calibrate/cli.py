@@ -18,7 +18,7 @@ from hfx.config import (
     ModelConfig,
     SchedulerConfig,
 )
-from hfx.cost import StepCost, load, preset
+from hfx.cost import named
 from hfx.cost.presets import names
 
 from .tables import price_list, quality_table
@@ -126,24 +126,12 @@ def show(name: str) -> None:
     Raises:
         ValueError: it is neither a preset nor a sound profile.
     """
-    model = _profile(name)
+    model = named(name)
     key = model.key
     print(f"{key.model} on {key.device}, {key.dtype}, tensor parallel {key.tensor_parallel}")
     print(f"{model.source}\n")
     print(f"{quality_table(model)}\n")
     print(price_list(model))
-
-
-def _profile(name: str) -> StepCost:
-    if name in names():
-        return preset(name)
-    try:
-        return load(Path(name).expanduser())
-    except OSError as error:
-        raise ValueError(
-            f"--show {name}: {error.strerror}; give the path of a profile or one of the presets "
-            f"{', '.join(names())}"
-        ) from error
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from .estimate import MOST_TOKENS, CostModel, Estimate
 from .fitting import fit, judge
 from .gemm import GemmCost
 from .link import Link, Startup
+from .named import named
 from .online import Accuracy, OnlineCost
 from .presets import preset
 from .profile import load, require, save
@@ -41,6 +42,7 @@ __all__ = [
     "fit",
     "judge",
     "load",
+    "named",
     "preset",
     "require",
     "roofline",

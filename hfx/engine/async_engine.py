@@ -26,7 +26,7 @@ from .outbox import News, Outbox
 from .stream import DeltaStream, Mailbox
 
 if TYPE_CHECKING:
-    from hfx.models import LoadedModel
+    from hfx.models import Words
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class AsyncEngine:
     def __init__(
         self,
         engine: Engine,
-        model: "LoadedModel | None" = None,
+        model: "Words | None" = None,
         limits: SchedulerConfig | None = None,
     ) -> None:
         self._engine = engine
@@ -77,13 +77,13 @@ class AsyncEngine:
         Raises:
             ValueError: a setting is impossible; the message says which and what to do.
         """
-        from .launch import build_engine  # here: an engine over another executor needs no torch
+        from .launch import build_engine  # here: an engine over another executor needs no model
 
         engine, model = build_engine(config, progress)
         return cls(engine, model, config.scheduler)
 
     @property
-    def model(self) -> "LoadedModel":
+    def model(self) -> "Words":
         """The model that it serves."""
         assert self._model is not None, "this engine runs without a model"
         return self._model

@@ -13,14 +13,16 @@ from hfx.cost import StepCost
 
 from .batch import Sampled, StepBatch, StepOutput
 from .delta import TokenLogprob
-
-PREFIX = "emulated:"
+from .draw import Draw
 
 
 class EmulatedExecutor:
     """Implements `Executor`. `tokens` are what outputs are made of, over and over.
 
-    `now_s` and `wait` are the clock that steps take their time on.
+    A step begins when it is handed over: what its host computes before counts, as on a device that
+    is idle meanwhile. That the host was woken late from the step before does not count, because
+    many emulated devices share the cores of one machine, and devices share nothing: the next step
+    is shorter by so much. `now_s` and `wait` are the clock that steps take their time on.
 
     Raises:
         ValueError: there are no tokens.
@@ -37,18 +39,35 @@ class EmulatedExecutor:
         if not tokens:
             raise ValueError("tokens is empty: an output needs something to be made of")
         self._cost = cost
-        self._tokens = tuple(tokens)
+        self._sampled = tuple(Sampled(token, TokenLogprob(token, 0.0, 1)) for token in tokens)
         self._now_s = now_s
         self._wait = wait
+        self._ended_s = self._woke_s = 0.0  # the last step, and when its host went on
+        self.late_s = 0.0  # in all: how long after the ends of steps their host was woken
 
     def execute(self, batch: StepBatch) -> StepOutput:
         """See `Executor.execute`; the answer is there when the device would have it."""
-        ends_s = self._now_s() + self._cost.step_s(batch.mix).mean_s
-        sampled = [self._sampled(draw.index, draw.forbidden) for draw in batch.draws]
+        took_s = self._cost.step_s(batch.mix).mean_s
+        ends_s = self._begins_s(self._now_s(), took_s) + took_s
+        sampled = [self._choose(draw) for draw in batch.draws]
         self._wait(max(0.0, ends_s - self._now_s()))
+        self._woke_s = max(self._now_s(), ends_s)
+        self._ended_s = ends_s
+        self.late_s += self._woke_s - ends_s
         return StepOutput(sampled)
 
-    def _sampled(self, index: int, forbidden: Sequence[int]) -> Sampled:
-        allowed = [t for t in self._tokens if t not in forbidden] if forbidden else self._tokens
-        token = (allowed or self._tokens)[index % len(allowed or self._tokens)]
-        return Sampled(token, TokenLogprob(token, 0.0, 1))
+    def _begins_s(self, now_s: float, took_s: float) -> float:
+        """When the device gets to work: earlier than now by what its host was woken too late."""
+        late_s = self._woke_s - self._ended_s
+        follows = now_s - self._woke_s < took_s  # otherwise the host had nothing to do meanwhile
+        return now_s - min(late_s, took_s) if follows else now_s
+
+    def _choose(self, draw: Draw) -> Sampled:
+        at = draw.index % len(self._sampled)
+        chosen = self._sampled[at]
+        if chosen.token_id not in draw.forbidden:
+            return chosen
+        allowed = (
+            s for s in self._sampled[at:] + self._sampled if s.token_id not in draw.forbidden
+        )
+        return next(allowed, chosen)

@@ -1,46 +1,72 @@
 """Builds one replica's engine from its configuration: model, pool, executor, policy, prices."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from hfx.cache import BlockPool
 from hfx.config import EngineConfig
 
+from .batch import Executor
 from .compilations import COMPILATIONS
 from .engine import Engine
-from .equip import equip
+from .live_cost import LiveCost
 from .policy import admission_for, policy_for
-from .prices import live_cost
 
 if TYPE_CHECKING:
-    from hfx.models import LoadedModel
+    from hfx.models import Words
+
+Progress = Callable[[str, float], None]
 
 
-def build_engine(
-    config: EngineConfig, progress: Callable[[str, float], None] | None = None
-) -> tuple[Engine, "LoadedModel"]:
-    """An engine that is ready to step, and the model in it; `progress` hears what takes time.
+class Outfit(Protocol):
+    """A model's words and what stands ready to compute its tokens, on a device or for one."""
 
-    Sets torch's number of threads, which is the process's.
+    @property
+    def model(self) -> "Words": ...
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def pool(self) -> BlockPool: ...
+    @property
+    def max_model_len(self) -> int: ...
+
+
+def build_engine(config: EngineConfig, progress: Progress | None = None) -> tuple[Engine, "Words"]:
+    """An engine that is ready to step, and its model; `progress` hears what takes time.
+
+    Sets torch's number of threads, which is the process's; for an emulated device torch is not
+    imported, and of the model only its words are read.
 
     Raises:
         ValueError: a setting is impossible; the message says which and what to do.
     """
     with COMPILATIONS.starting():
-        equipment = equip(config, progress)
-        cost = live_cost(config.cost, equipment, progress)
+        outfit, cost = _outfit(config, progress)
     prices = None if cost is None else cost.online
     policy = policy_for(config.scheduler, prices)
-    model = equipment.model
+    model = outfit.model
     engine = Engine(
-        equipment.executor,
+        outfit.executor,
         policy,
-        equipment.pool,
+        outfit.pool,
         model.tokenizer.decode,
-        vocabulary=model.spec.vocabulary,
-        max_model_len=equipment.max_model_len,
+        vocabulary=model.vocabulary,
+        max_model_len=outfit.max_model_len,
         eos_token_ids=model.generation.eos_token_ids,
         seed=config.model.seed,
         cost=cost,
         admission=admission_for(config.scheduler, prices, policy),
     )
     return engine, model
+
+
+def _outfit(config: EngineConfig, progress: Progress | None) -> tuple[Outfit, LiveCost | None]:
+    if config.emulated_profile is not None:
+        from .emulate import emulate
+
+        return emulate(config, progress)
+    from .equip import equip  # here: it imports torch
+    from .prices import live_cost
+
+    equipment = equip(config, progress)
+    return equipment, live_cost(config.cost, equipment, progress)

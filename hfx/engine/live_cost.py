@@ -13,7 +13,7 @@ from hfx.request import Mix
 class Origin:
     """Where an engine's prices come from: `kind` in a word for labels, and the whole story."""
 
-    kind: str  # file, saved, preset, calibrated, quick
+    kind: str  # file, saved, preset, calibrated, quick, emulated
     text: str
 
 
@@ -56,6 +56,15 @@ class LiveCost:
 
     def __str__(self) -> str:
         return self.origin.text
+
+
+def quality(model: StepCost) -> str:
+    """A model's error and coverage by regime, in one line."""
+    parts = (
+        f"{name} MAPE {fit.mape:.1%}, p90 {fit.p90:.1%}, coverage {fit.coverage:.0%}"
+        for name, fit in model.report.items()
+    )
+    return "; ".join(parts) or "never compared with measured steps"
 
 
 def _corrected(regime: Regime, now: Accuracy) -> Regime:

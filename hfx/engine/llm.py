@@ -15,7 +15,7 @@ from .launch import build_engine
 from .verdict import Verdict, verdict
 
 if TYPE_CHECKING:
-    from hfx.models import LoadedModel
+    from hfx.models import Words
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -63,7 +63,7 @@ class LLM:
         self._ids = count()
 
     @property
-    def model(self) -> "LoadedModel":
+    def model(self) -> "Words":
         """The model itself, its tokenizer and its chat template."""
         return self._model
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hfx.config import CostConfig
-from hfx.cost import StepCost, load, preset, require, save
+from hfx.cost import StepCost, load, named, require, save
 from hfx.cost.presets import names
 
 from .equip import Equipment
-from .live_cost import LiveCost, Origin
+from .live_cost import LiveCost, Origin, quality
 from .profiles import calibrate, key_of, measured_at, profile_path
 
 logger = logging.getLogger(__name__)
@@ -38,18 +38,7 @@ def live_cost(
         return _saved(config, equipment) or _quick(equipment, progress)
     if choice == "calibrate":
         return _calibrated(config, equipment, progress)
-    if choice in names():
-        return _preset(choice, equipment)
-    return _file(Path(choice).expanduser(), equipment)
-
-
-def quality(model: StepCost) -> str:
-    """A model's error and coverage by regime, in one line."""
-    parts = (
-        f"{name} MAPE {fit.mape:.1%}, p90 {fit.p90:.1%}, coverage {fit.coverage:.0%}"
-        for name, fit in model.report.items()
-    )
-    return "; ".join(parts) or "never compared with measured steps"
+    return _named(choice, equipment)
 
 
 def age(model: StepCost) -> str:
@@ -104,26 +93,18 @@ def _calibrated(config: CostConfig, equipment: Equipment, progress: Progress | N
     return LiveCost(model, Origin("calibrated", f"calibrated now, {kept}: {quality(model)}"))
 
 
-def _preset(name: str, equipment: Equipment) -> LiveCost:
-    model, key = preset(name), key_of(equipment)
-    text = (
-        f"preset {name} of {model.key.model} on {model.key.device}, while {key.model} runs on "
-        f"{key.device}: {quality(model)}"
-    )
-    return LiveCost(model, Origin("preset", text))
-
-
-def _file(path: Path, equipment: Equipment) -> LiveCost:
+def _named(name: str, equipment: Equipment) -> LiveCost:
+    """A preset may be of something else; a file must be of what runs here."""
+    model, key = named(name), key_of(equipment)
+    if name in names():
+        text = (
+            f"preset {name} of {model.key.model} on {model.key.device}, while {key.model} runs on "
+            f"{key.device}: {quality(model)}"
+        )
+        return LiveCost(model, Origin("preset", text))
+    path = Path(name).expanduser()
     try:
-        model = load(path)
-    except OSError as error:
-        known = ", ".join(names())
-        raise ValueError(
-            f"cost_profile {path}: {error.strerror}; give the path of a profile, auto, calibrate, "
-            f"off, or a preset ({known})"
-        ) from error
-    try:
-        require(model, **asdict(key_of(equipment)))
+        require(model, **asdict(key))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return LiveCost(model, Origin("file", f"{path}, {age(model)}: {quality(model)}"))

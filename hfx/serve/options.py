@@ -304,8 +304,10 @@ OPTIONS: tuple[Option, ...] = (
         (
             "device",
             "device",
-            "cuda (AMD's GPUs too) or npu need their build of torch; auto takes the accelerator "
-            "that is there and works, else the CPU",
+            "auto (the accelerator that is there and works, else the CPU), cpu, cuda (AMD's GPUs "
+            "too; it and npu need their build of torch), npu, or emulated:PROFILE: no model is "
+            "computed and no torch needed, steps take as long as that cost profile says, and "
+            "answers are made-up words, as many as max_tokens allows",
             {},
         ),
     ),

@@ -218,7 +218,7 @@ class Life:
 def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
     loaded = engine.model
     names = config.engine.model.served_model_name or (loaded.name,)
-    served = Served(names, engine.max_model_len, loaded.spec.vocabulary, loaded.generation)
+    served = Served(names, engine.max_model_len, loaded.vocabulary, loaded.generation)
     stats = engine.stats()
     engine_metrics = EngineMetrics(
         site.metrics.registry,

@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hfx.cost import named
 from hfx.request import Objective
 
 from .job import Job
 from .options import parser
 from .plots import draw
-from .setup import FleetSpec, PolicyName, profile
+from .setup import FleetSpec, PolicyName
 from .summary import Summary, mean, summarize
 from .workload import MIXES, generated, hinted, replayed, scaled
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _runs(options: argparse.Namespace) -> Iterator[Run]:
     policies = [(name, PolicyName.parse(name)) for name in options.policy or ["hfx"]]
-    profiles = [profile(name) for name in options.profile or [DEFAULT_PROFILE]]
+    profiles = [named(name) for name in options.profile or [DEFAULT_PROFILE]]
     if options.rate is None and options.trace is None:
         raise ValueError("--rate is missing: how many requests arrive per second?")
     traffic = lru_cache(maxsize=1)(lambda rate, seed: _traffic(options, rate, seed))

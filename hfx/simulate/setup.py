@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 from hfx.config import Policy, SchedulerConfig
-from hfx.cost import CostModel, OnlineCost, StepCost, load, preset
+from hfx.cost import CostModel, OnlineCost, StepCost
 from hfx.cost.fitting import scaled as scaled_regime
-from hfx.cost.presets import names
 from hfx.scheduler import build
 from hfx.scheduler.dispatch_names import build_dispatcher
 from hfx.scheduler.policies import POLICIES
@@ -146,20 +144,3 @@ def believed(model: StepCost, factor: float) -> StepCost:
         decode=scaled_regime(model.decode, factor, model.decode.upper_factor),
         mixed=scaled_regime(model.mixed, factor, model.mixed.upper_factor),
     )
-
-
-def profile(name: str) -> StepCost:
-    """A preset by name, or a profile by path.
-
-    Raises:
-        ValueError: there is none; the message lists the presets.
-    """
-    if name in names():
-        return preset(name)
-    try:
-        return load(Path(name).expanduser())
-    except OSError as error:
-        raise ValueError(
-            f"profile {name!r}: {error.strerror}; give the path of a profile, or a preset "
-            f"({', '.join(names())})"
-        ) from error

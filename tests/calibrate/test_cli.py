@@ -103,7 +103,7 @@ def test_prices_beyond_what_was_measured_are_marked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--show", "nope"], "--show nope: No such file or directory; give the path"),
+        (["--show", "nope"], "cost profile 'nope': No such file or directory; give the path"),
         (["--budget-s", "0"], "--budget-s is 0: give from 1 to 3600 seconds"),
         (["--budget-s", "nan"], "--budget-s is nan"),
         (["--report", "x.pdf"], "--report x.pdf: the name must end in .svg or .png"),
