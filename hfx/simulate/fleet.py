@@ -1,26 +1,47 @@
-"""Discrete events in a total order: arrivals, ends of steps, failures; same input, same output.
+"""Discrete events in a total order: arrivals, ends of steps and transfers, failures, starts.
 
-Events are ordered by time, then kind (failures, arrivals, ends of steps), then by when they were
-made. Whatever happens at one moment has happened before a replica begins its next step. Seconds.
+Events are ordered by time, then kind (failures, starts, arrivals, ends of steps, transfers), then
+by when they were made: same input, same output. Whatever happens at one moment has happened before
+a replica begins its next step. Seconds.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from hfx.cost.link import Link
 from hfx.request import FinishReason
-from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Flip, Migrate, Refuse, Relegate
+from hfx.scaler.policy import State
+from hfx.scheduler.dispatch_view import (
+    Bind,
+    Decision,
+    Dispatcher,
+    Flip,
+    Migrate,
+    Refuse,
+    Relegate,
+    Role,
+    Unbind,
+)
 
+from .elastic import FIXED, Elastic
 from .flight import Flight
 from .job import Fate, Job
+from .links import Links
+from .moves import Moves
 from .replica import Replica
 from .residents import close
+from .starts import ColdStart, Starts
 
-FAILURE, STEP_END = 0, 2  # arrivals, which come from a sorted list, go between
+FAILURE, START, STEP_END, RESUME = 0, 1, 2, 3  # arrivals, from a sorted list, go after starts
 MOST_IDLE_WAKES = 100_000  # in a row in which nothing else happens
+LINK = Link(bytes_per_s=25e9)
+
+Event = tuple[float, int, int, int]  # when, kind, number, replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +62,24 @@ class Result:
 
     fates: tuple[Fate, ...]
     end_s: float  # when the last request ended
-    accelerator_s: float  # of replicas being there, from 0 to the end
+    accelerator_s: float  # of replicas that start, serve or drain, from 0 to the end
     busy_s: float  # of them computing
     steps: int
     plans: int
     decisions: int
+    moves: int = 0  # of requests from one replica to another
+    moved_bytes: float = 0.0
+    starts: int = 0  # of replicas after time 0
 
 
 class Fleet:
     """Replicas and a dispatcher over them, on one virtual clock that starts at 0.
 
-    `spawn` makes the replica that takes the place of a failed one. `keep_tokens` writes the time of
-    every token down. `observer` is shown the time and the fleet as it stood until then, and answers
-    when it wants to look again.
+    `spawn` makes a replica: one that takes the place of a failed one, or that the scaler orders,
+    which then takes `cold_start`. A role is changed at a cost of `flip_s` without steps. `link` is
+    what each replica sends over, and receives over. `keep_tokens` writes the time of every token
+    down. `observer` is shown the time and the fleet as it stood until then, and answers when it
+    wants to look again.
     """
 
     def __init__(
@@ -63,31 +89,44 @@ class Fleet:
         *,
         failures: Iterable[Failure] = (),
         spawn: Callable[[int], Replica] | None = None,
+        link: Link = LINK,
+        flip_s: float = 0.0,
+        elastic: Elastic = FIXED,
+        cold_start: ColdStart | None = None,
         keep_tokens: bool = False,
         observer: Callable[[float, Fleet], float] | None = None,
     ) -> None:
         self.replicas = {replica.id: replica for replica in replicas}
         self.dispatcher = dispatcher
+        self.links = Links(link)
+        self.moves = Moves(self.links, self._cut, self._wake)
+        self.starts = Starts(cold_start or ColdStart(), self.links, self._start_at)
         self._spawn = spawn
+        self._flip_s = flip_s
+        self._elastic = elastic
         self._keep_tokens = keep_tokens
         self._observer = observer
         self._unbound: dict[str, Flight] = {}
-        self._moves: dict[int, list[Migrate]] = {}  # by source
-        self._homeless: list[Flight] = []  # while no replica is there
+        self._homeless: list[Flight] = []  # while no replica is ready
+        self._coming: dict[int, Replica] = {}
+        self._draining: set[int] = set()
+        self._flipping: set[int] = set()  # those that pause once their step has ended,
+        self._paused: set[int] = set()  # and those that do
         self._ready: list[int] = []
         self._stalled: set[int] = set()
+        self._runs: dict[int, None] = {}  # those that may be within a run of steps
         self._made = 0
         self._ends: dict[int, int] = {}  # of each replica's running step: the event that counts
-        self._events: list[tuple[float, int, int, int]] = []
+        self._events: list[Event] = []
         self._failures: dict[int, Failure] = {}
         self._gone_s = self._busy_s = 0.0
-        self._steps = self._plans = self._decisions = 0
+        self._left = self._steps = self._plans = self._decisions = self._started = 0
         self._since_s = dict.fromkeys(self.replicas, 0.0)
+        self._next_id = max(self.replicas, default=-1) + 1
         for replica in replicas:
-            self._join(replica)
+            self._join(replica, 0.0)
         for failure in failures:
-            self._push(failure.at_s, FAILURE, failure.replica_id)
-            self._failures[self._made] = failure
+            self._failures[self._push(failure.at_s, FAILURE, failure.replica_id)] = failure
 
     def run(self, jobs: Iterable[Job], progress: Callable[[int], None] | None = None) -> Result:
         """Serve jobs to their end; `progress` hears how many more have arrived.
@@ -98,44 +137,72 @@ class Fleet:
         key = sorted(jobs, key=lambda job: (job.request.arrival_s, job.request.id))
         flights = [Flight(job, n, keep_tokens=self._keep_tokens) for n, job in enumerate(key)]
         next_, count, told = 0, len(flights), 0
+        self._left = count
         now_s = 0.0
         heapify(self._events)
         idle, look_s = 0, 0.0 if self._observer else inf
-        while next_ < count or self._events or self._is_awaited(idle):
+        while self._left:
             arrival_s = flights[next_].live.arrival_s if next_ < count else inf
             event_s = min(arrival_s, self._events[0][0] if self._events else inf)
-            wake_s = self.dispatcher.wake_s
+            event_s = min(event_s, self.links.next_s)
+            wake_s = self._wake_s()
             idle = idle + 1 if wake_s < event_s else 0
+            if event_s == inf and (wake_s == inf or idle > MOST_IDLE_WAKES):
+                break
             now_s = max(now_s, min(event_s, wake_s))
             if now_s >= look_s:
                 assert self._observer is not None
                 look_s = self._observer(now_s, self)
-            while self._events and self._events[0][:2] <= (now_s, FAILURE):
-                self._fail(heappop(self._events))
+            while self._events and self._events[0][:2] <= (now_s, START):
+                self._handle(heappop(self._events))
             while next_ < count and flights[next_].live.arrival_s <= now_s:
+                self._elastic.watch.arrived(flights[next_])
                 self._arrive(flights[next_], now_s)
                 next_ += 1
             while self._events and self._events[0][0] <= now_s:
-                self._finish(heappop(self._events))
-            if wake_s <= now_s:
-                self._carry_out(self.dispatcher.woke(now_s), now_s)
+                self._handle(heappop(self._events))
+            if self.links.next_s <= now_s:
+                self._deliver(now_s)
+            if wake_s <= now_s or self._homeless:
+                self._ask(now_s)
             self._begin(now_s)
             if progress is not None and next_ - told >= 256:
                 progress(next_ - told)
                 told = next_
         if progress is not None:
             progress(count - told)
-        self._require_done(flights)
+        self._require_done()
         return self._result(flights, now_s)
 
-    def _is_awaited(self, idle: int) -> bool:
-        """Whether the dispatcher may still bind what it holds when it wakes."""
-        return bool(self._unbound) and self.dispatcher.wake_s < inf and idle < MOST_IDLE_WAKES
+    # What others look at
 
     @property
     def queued(self) -> int:
         """Requests that no replica has yet."""
         return len(self._unbound) + len(self._homeless)
+
+    @property
+    def homeless(self) -> Sequence[Flight]:
+        """Requests that are held because no replica is ready."""
+        return self._homeless
+
+    @property
+    def unbound(self) -> Iterable[Flight]:
+        """Requests in the dispatcher's queue."""
+        return self._unbound.values()
+
+    def states(self) -> dict[str, int]:
+        """How many replicas are in each state: ready ones by role, where they have one."""
+        roles = [r.view.role for r in self.replicas.values() if r.id not in self._draining]
+        names = ["ready" if role == "mixed" else role for role in roles]
+        names += ["draining"] * len(self._draining) + ["starting"] * len(self._coming)
+        return dict(Counter(names))
+
+    def state(self, id: int) -> State:
+        """What a replica is doing."""
+        if id in self._coming:
+            return "starting"
+        return "draining" if id in self._draining else "ready"
 
     def busy_s(self, now_s: float) -> float:
         """How long replicas have computed until now, all of them together."""
@@ -149,60 +216,151 @@ class Fleet:
         heappush(self._events, (at_s, kind, self._made, replica_id))
         return self._made
 
+    def _wake_s(self) -> float:
+        """When somebody wants to be asked who can still make a difference."""
+        dispatcher_s = self.dispatcher.wake_s if self.replicas else inf
+        return min(dispatcher_s, self._elastic.wake_s)
+
+    def _handle(self, event: Event) -> None:
+        now_s, kind, number, replica_id = event
+        if kind == STEP_END:
+            self._finish(replica_id, number, now_s)
+        elif kind == FAILURE:
+            self._fail(self._failures.pop(number), now_s)
+        elif kind == START:
+            if self.starts.passed(replica_id, number, self._donors(), now_s):
+                self._come(replica_id, now_s)
+        elif replica_id in self._paused:
+            self._paused.discard(replica_id)
+            self._ready.append(replica_id)
+
     def _arrive(self, flight: Flight, now_s: float) -> None:
-        if not self.replicas:
+        if len(self.replicas) == len(self._draining):
             self._homeless.append(flight)
             return
         had_queue = self.dispatcher.has_queue
         self._unbound[flight.live.request.id] = flight
         self._carry_out(self.dispatcher.arrived(flight.live, now_s), now_s)
         if self.dispatcher.has_queue and not had_queue:
-            for replica in self.replicas.values():
-                self._cut(replica, now_s)
+            for id in list(self._runs):
+                self._cut(self.replicas[id], now_s)
 
-    def _finish(self, event: tuple[float, int, int, int]) -> None:
-        now_s, _, number, replica_id = event
+    def _finish(self, replica_id: int, number: int, now_s: float) -> None:
         if self._ends.get(replica_id) != number:
             return  # the run was cut short, or the replica is gone
         del self._ends[replica_id]
+        self._runs.pop(replica_id, None)
         replica = self.replicas[replica_id]
         replica.finish(now_s)
         self._report(replica)
-        self._move(replica)
+        self.moves.stepped(replica, now_s)
         self._ready.append(replica_id)
 
-    def _fail(self, event: tuple[float, int, int, int]) -> None:
-        now_s, _, number, replica_id = event
-        failure = self._failures.pop(number)
-        replica = self.replicas.pop(replica_id, None)
-        if replica is None:
-            self._come_back(replica_id, now_s)
+    def _deliver(self, now_s: float) -> None:
+        for transfer in self.links.ended(now_s):
+            if not self.moves.ended(transfer, now_s):
+                ready = self.starts.ended(transfer)
+                assert ready is not None
+                self._come(ready, now_s)
+
+    def _ask(self, now_s: float) -> None:
+        """Let the dispatcher and the scaler do what they want to do of themselves."""
+        if self.dispatcher.wake_s <= now_s and self.replicas:
+            self._carry_out(self.dispatcher.woke(now_s), now_s)
+        if self._elastic.wake_s <= now_s or (self._homeless and not self._coming):
+            self._elastic.look(self, now_s)
+
+    # Replicas come and go
+
+    def start(self, role: Role, now_s: float) -> None:
+        """Order a replica."""
+        assert self._spawn is not None, "a fleet that grows needs to know how"
+        id = self._next_id
+        self._next_id += 1
+        self._started += 1
+        self._coming[id] = self._spawn(id)
+        self._coming[id].view.role = role
+        self._since_s[id] = now_s
+        self.starts.begin(id, role, now_s)
+
+    def stop(self, id: int, now_s: float) -> None:
+        """Give up a replica that starts; let one that is ready end what it runs, then go."""
+        if id in self._coming:
+            self.starts.give_up(id, now_s)
+            del self._coming[id]
+            self._gone_s += now_s - self._since_s.pop(id)
             return
-        self.dispatcher.left(replica_id)
-        self._ends.pop(replica_id, None)
-        self._moves.pop(replica_id, None)
-        self._gone_s += now_s - self._since_s.pop(replica_id)
-        self._account(replica)
-        self._stalled.discard(replica_id)
-        for flight in replica.evacuate():
-            self._arrive(flight, now_s)
-        if failure.back_after_s < inf and self._spawn is not None:
-            self._push(now_s + failure.back_after_s, FAILURE, replica_id)
-            self._failures[self._made] = failure
+        replica = self.replicas[id]
+        self._draining.add(id)
+        self.dispatcher.left(id)
+        self.moves.turn_back(replica, now_s)
+        for live in list(replica.waiting):
+            self._arrive(replica.remove(live.request.id), now_s)
+        self._wake(replica)
 
-    def _come_back(self, replica_id: int, now_s: float) -> None:
-        assert self._spawn is not None
-        replica = self.replicas[replica_id] = self._spawn(replica_id)
-        self._since_s[replica_id] = now_s
-        self._join(replica)
-        self._ready.append(replica_id)
+    def flip(self, id: int, role: Role, now_s: float) -> None:
+        """Change a replica's role, and let it pause for it once its step has ended."""
+        replica = self.replicas[id]
+        if replica.view.role == role:
+            return
+        replica.view.role = role
+        if self._flip_s:
+            self._flipping.add(id)
+            self._cut(replica, now_s)
+            self._wake(replica)
+
+    def _come(self, id: int, now_s: float) -> None:
+        """A replica is ready."""
+        replica = self.replicas[id] = self._coming.pop(id)
+        self._since_s.setdefault(id, now_s)
+        self._join(replica, now_s)
+        self._ready.append(id)
         homeless, self._homeless = self._homeless, []
         for flight in homeless:
             self._arrive(flight, now_s)
 
-    def _join(self, replica: Replica) -> None:
+    def _join(self, replica: Replica, now_s: float) -> None:
         replica.share(self._unbound)
+        self._elastic.joined(replica, now_s)
         self.dispatcher.joined(replica.view)
+
+    def _fail(self, failure: Failure, now_s: float) -> None:
+        id = failure.replica_id
+        replica = self.replicas.get(id)
+        if replica is not None:
+            self._lose(replica, now_s)
+        elif id in self._coming and id in self._since_s:
+            self.stop(id, now_s)
+        elif failure.at_s < now_s and self._spawn is not None:
+            self._coming[id] = self._spawn(id)
+            self._come(id, now_s)
+            return
+        if failure.back_after_s < inf and self._spawn is not None:
+            self._failures[self._push(now_s + failure.back_after_s, FAILURE, id)] = failure
+
+    def _lose(self, replica: Replica, now_s: float) -> None:
+        """A replica has failed: what it had goes elsewhere."""
+        id = replica.id
+        if id not in self._draining:
+            self.dispatcher.left(id)
+        self._remove(replica, now_s)
+        for flight in replica.evacuate():
+            self._arrive(flight, now_s)
+
+    def _remove(self, replica: Replica, now_s: float) -> None:
+        id = replica.id
+        self.moves.lost(replica, now_s)
+        del self.replicas[id]
+        self.starts.lost(id, self._donors(), now_s)
+        self._gone_s += now_s - self._since_s.pop(id)
+        self._account(replica)
+        self._ends.pop(id, None)
+        self._runs.pop(id, None)
+        for ids in (self._stalled, self._draining, self._flipping, self._paused):
+            ids.discard(id)
+
+    def _donors(self) -> list[int]:
+        return sorted(self.replicas.keys() - self._draining)
 
     # Steps
 
@@ -212,98 +370,50 @@ class Fleet:
         while ready:
             for id in ready:
                 replica = self.replicas.get(id)
-                if replica is None or replica.is_stepping:
-                    continue
-                self._stalled.discard(id)
-                self._carry_out(self.dispatcher.stepped(id, now_s), now_s)
-                if not replica.flights:
-                    continue
-                end_s = replica.begin(now_s, jump=not self.dispatcher.has_queue)
-                self._report(replica)
-                if end_s is not None:
-                    self._ends[id] = self._push(end_s, STEP_END, id)
-                elif replica.flights:
-                    self._stalled.add(id)
+                if replica is not None and not replica.is_stepping and id not in self._paused:
+                    self._begin_one(replica, now_s)
             ready, self._ready = sorted(set(self._ready) - self._stalled), []
 
+    def _begin_one(self, replica: Replica, now_s: float) -> None:
+        id = replica.id
+        self._stalled.discard(id)
+        if id in self._draining:
+            if not replica.flights:
+                self._remove(replica, now_s)
+                return
+        else:
+            self._carry_out(self.dispatcher.stepped(id, now_s), now_s)
+        if id in self._flipping:
+            self._flipping.discard(id)
+            self._paused.add(id)
+            replica.view.boundary_s = now_s + self._flip_s
+            self._push(replica.view.boundary_s, RESUME, id)
+            return
+        if not replica.has_work:
+            return
+        end_s = replica.begin(now_s, jump=not self.dispatcher.has_queue)
+        self._report(replica)
+        self.moves.stepped(replica, now_s)
+        if end_s is not None:
+            self._ends[id] = self._push(end_s, STEP_END, id)
+            if replica.is_in_run:
+                self._runs[id] = None
+        elif replica.has_work:
+            self._stalled.add(id)
+        else:
+            self._wake(replica)
+
     def _cut(self, replica: Replica, now_s: float) -> None:
+        """Let a run of steps end with the present one."""
+        self._runs.pop(replica.id, None)
         end_s = replica.cut(now_s)
         if end_s is not None:
             self._ends[replica.id] = self._push(end_s, STEP_END, replica.id)
 
-    def _carry_out(self, decisions: Sequence[Decision], now_s: float) -> None:
-        self._decisions += len(decisions)
-        for decision in decisions:
-            if isinstance(decision, Bind):
-                replica = self.replicas[decision.replica_id]
-                replica.add(self._unbound.pop(decision.request_id))
-                self._cut(replica, now_s)
-                if not replica.is_stepping:
-                    self._ready.append(replica.id)
-            elif isinstance(decision, Relegate):
-                self._unbound[decision.request_id].fate.was_relegated = True
-            elif isinstance(decision, Refuse):
-                flight = self._unbound.pop(decision.request_id)
-                flight.fate.was_refused = True
-                close(flight, FinishReason.ABORT)
-            elif isinstance(decision, Migrate):
-                self._moves.setdefault(decision.source_id, []).append(decision)
-                replica = self.replicas[decision.source_id]
-                self._cut(replica, now_s)
-                if not replica.is_stepping:
-                    self._move(replica)
-            elif isinstance(decision, Flip):
-                self.replicas[decision.replica_id].view.role = decision.role
-            else:
-                replica = self.replicas[decision.replica_id]
-                flight = replica.remove(decision.request_id)
-                self._unbound[decision.request_id] = flight
+    def _wake(self, replica: Replica) -> None:
+        """It may have something to plan."""
+        if not replica.is_stepping:
+            self._ready.append(replica.id)
 
-    def _move(self, source: Replica) -> None:
-        """Carry out migrations between two steps of their source."""
-        for move in self._moves.pop(source.id, ()):
-            flight, target = source.flights.get(move.request_id), self.replicas.get(move.target_id)
-            if flight is None or not flight.is_running or target is None or target is source:
-                continue
-            if not target.has_room(flight):
-                continue
-            target.adopt(source.release(flight))
-            if not target.is_stepping:
-                self._ready.append(target.id)
-
-    def _report(self, replica: Replica) -> None:
-        """Tell the dispatcher whose requests have ended."""
-        for flight in replica.ended:
-            fate = flight.fate
-            assert fate.reason is not None
-            self.dispatcher.ended(flight.live.request, fate.output_tokens, fate.reason)
-        replica.ended.clear()
-
-    # The end
-
-    def _require_done(self, flights: Sequence[Flight]) -> None:
-        left = sum(flight.fate.reason is None for flight in flights)
-        if left:
-            raise RuntimeError(
-                f"{left} requests are left and nothing will happen any more: no replica is there, "
-                "or they can't be planned (is the cache smaller than a request?)"
-            )
-
-    def _account(self, replica: Replica) -> None:
-        self._busy_s += replica.busy_s
-        self._steps += replica.steps
-        self._plans += replica.plans
-
-    def _result(self, flights: Sequence[Flight], end_s: float) -> Result:
-        for replica in self.replicas.values():
-            self._account(replica)
-        there_s = sum(end_s - since_s for since_s in self._since_s.values())
-        return Result(
-            tuple(flight.fate for flight in flights),
-            end_s,
-            self._gone_s + there_s,
-            self._busy_s,
-            self._steps,
-            self._plans,
-            self._decisions,
-        )
+    def _start_at(self, at_s: float, id: int) -> int:
+        return self._push(at_s, START, id)
