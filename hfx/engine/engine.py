@@ -28,7 +28,7 @@ from .foresight import Foresight
 from .live_cost import LiveCost
 from .observe import EngineStats, StepObserver, StepRecord
 from .room import Room
-from .sequence import Sequence
+from .sequence import Past, Sequence
 from .view import View
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,19 @@ class Engine:
         """How soon the queue gets shorter by one, by the prices; from any thread. None: unknown."""
         return self._room.wait_s
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model knows: 0 to one less."""
+        return self._vocabulary
+
+    def standing(self) -> tuple[list[tuple[str, int]], list[str]]:
+        """Running requests that do not decode yet, with their cached tokens; and those that wait.
+
+        All other live requests decode.
+        """
+        prompts = [(s.id, s.cached_tokens) for s in self._running if not s.live.is_decoding]
+        return prompts, [s.id for s in self._waiting]
+
     def add_observer(self, observer: StepObserver) -> None:
         """Tell an observer about every step and every end from now on."""
         self._observers.append(observer)
@@ -133,11 +146,19 @@ class Engine:
                 "max_model_len"
             )
 
-    def add(self, request: Request, heard_s: float | None = None, *, foresee: bool = False) -> None:
+    def add(
+        self,
+        request: Request,
+        heard_s: float | None = None,
+        *,
+        foresee: bool = False,
+        past: Past | None = None,
+    ) -> None:
         """Let a request wait for its turn. Its `max_tokens` is cut to what the context allows.
 
         `heard_s` is when it was handed over, where a step had to end first. What it could expect is
-        kept in its account if something was promised, or if asked to `foresee`.
+        kept in its account if something was promised, or if asked to `foresee`. With a `past` it
+        goes on where another engine has left it: deltas tell only what is new since then.
 
         Raises:
             ValueError: see `check`; or a live request has the same id.
@@ -145,7 +166,9 @@ class Engine:
         self.check(request)
         if request.id in self._live:
             raise ValueError(f"request id {request.id!r} is in use: ids of live requests differ")
-        sequence = self._sequence(request, heard_s)
+        sequence = self._sequence(request, heard_s, None if past is None else past.seed)
+        if past is not None:
+            sequence.resume(past)
         if foresee or is_promise(request.objective):
             sequence.account.outlook = self._foresight.note(request, self._view())
         self._live[request.id] = sequence
@@ -167,6 +190,18 @@ class Engine:
         """End a request now, wherever it is; None if it has ended already."""
         sequence = self._live.get(request_id)
         return None if sequence is None else self._end(sequence, FinishReason.ABORT)
+
+    def withdraw(self, request_id: str) -> bool:
+        """Forget a request that has not begun, with no news of it; whether it had not."""
+        sequence = self._live.get(request_id)
+        if sequence is None or sequence.scheduled_s is not None:
+            return False
+        self._waiting.remove(sequence)
+        del self._live[request_id]
+        self._relegated -= {request_id}
+        sequence.end(FinishReason.ABORT)
+        self._policy.ended(sequence.request, sequence.output_tokens, FinishReason.ABORT)
+        return True
 
     def step(self) -> list[Delta]:
         """Carry out one step; news of every request that got a token or ended.
@@ -229,17 +264,18 @@ class Engine:
         assert not any(sequence.holding.blocks for sequence in self._waiting)
         assert len(self._live) == len(self._running) + len(self._waiting)
 
-    def _sequence(self, request: Request, heard_s: float | None) -> Sequence:
+    def _sequence(self, request: Request, heard_s: float | None, seed: str | None) -> Sequence:
         self._arrivals += 1
         sampling = request.sampling
         now_s = self.clock.now_s()
         arrival_s = request.arrival_s or now_s
-        seed = sampling.seed
+        if seed is None:
+            seed = seed_of(sampling.seed, self._seed, self._arrivals)
         return Sequence(
             request,
             order=(arrival_s, self._arrivals),
             max_tokens=min(sampling.max_tokens, self.max_model_len - request.prompt_tokens),
-            seed=f"{self._seed}+{self._arrivals}" if seed is None else str(seed),
+            seed=seed,
             eos_token_ids=self._eos,
             chain=PrefixChain(self.pool.block_tokens, request.cache_salt),
             text=TextStream(self._decode, sampling, request.prompt_token_ids),
@@ -436,6 +472,11 @@ class Engine:
             except Exception:
                 logger.exception("observer %r failed and is told nothing more", observer)
                 self._observers.remove(observer)
+
+
+def seed_of(asked: int | None, seed: int, arrivals: int) -> str:
+    """What a request's draws are made from: the seed it asks for, or the engine's and its place."""
+    return f"{seed}+{arrivals}" if asked is None else str(asked)
 
 
 def _check_vocabulary(name: str, token_ids: Collection[int], vocabulary: int) -> None:

@@ -27,5 +27,13 @@ class EngineDraining(EngineError):
     """The engine is shutting down and takes nothing new."""
 
 
+class EngineNotReady(EngineError):
+    """No replica computes now; come back in `retry_after_s`, when one may be there again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class EngineDead(EngineError):
     """The engine has stopped for good."""

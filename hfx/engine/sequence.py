@@ -4,6 +4,7 @@ Sizes are tokens. A sequence runs (holds blocks and a table row) or waits (holds
 """
 
 from array import array
+from dataclasses import dataclass
 
 from hfx.cache import Holding, PrefixChain
 from hfx.request import FinishReason, Request
@@ -13,6 +14,20 @@ from .account import Account
 from .delta import Delta, RequestTimes, TokenLogprob
 from .detokenize import TextStream
 from .draw import Draw, TokenCounts, has_penalties
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What has become of a request elsewhere: the output that its reader has, and when it came.
+
+    `seed` is what its draws were made from there; None: as if it were new.
+    """
+
+    seed: str | None = None
+    token_ids: tuple[int, ...] = ()
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    was_relegated: bool = False
 
 
 class Sequence:
@@ -116,6 +131,21 @@ class Sequence:
         if self.text.stopped_by is not None:
             self.finish_reason, self.stop_reason = FinishReason.STOP, self.text.stopped_by
         return shown
+
+    def resume(self, past: Past) -> None:
+        """Go on behind output that was shown already; its keys and values are to be computed."""
+        for count, token_id in enumerate(past.token_ids, start=1):
+            self.token_ids.append(token_id)
+            self.text.push(token_id, count)
+            if self._counts is not None:
+                self._counts.output[token_id] += 1
+        live = self.live
+        live.output_tokens = len(past.token_ids)
+        live.known_tokens += live.output_tokens
+        live.first_token_s, live.last_token_s = past.first_token_s, past.last_token_s
+        self.account.was_relegated = past.was_relegated
+        if past.token_ids:
+            self.account.redo_tokens = live.known_tokens
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """End from outside: aborted, expired, or failed."""
