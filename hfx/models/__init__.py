@@ -10,11 +10,15 @@ if TYPE_CHECKING:
     from .chat import ChatTemplate as ChatTemplate
     from .decoder import Decoder as Decoder
     from .generation import GenerationDefaults as GenerationDefaults
+    from .group import ALONE as ALONE
+    from .group import Group as Group
+    from .group import Membership as Membership
     from .hub import ModelLocation as ModelLocation
     from .hub import resolve as resolve
     from .loading import DTYPES as DTYPES
     from .loading import LoadedModel as LoadedModel
     from .loading import load as load
+    from .loading import load_decoder as load_decoder
     from .memory import available_bytes as available_bytes
     from .spec import DecoderSpec as DecoderSpec
     from .tokenizer import Tokenizer as Tokenizer
@@ -22,17 +26,21 @@ if TYPE_CHECKING:
     from .words import load_words as load_words
 
 _HOME = {
+    "ALONE": "group",
     "ChatTemplate": "chat",
     "DTYPES": "loading",
     "Decoder": "decoder",
     "DecoderSpec": "spec",
     "GenerationDefaults": "generation",
+    "Group": "group",
     "LoadedModel": "loading",
+    "Membership": "group",
     "ModelLocation": "hub",
     "Tokenizer": "tokenizer",
     "Words": "words",
     "available_bytes": "memory",
     "load": "loading",
+    "load_decoder": "loading",
     "load_words": "words",
     "resolve": "hub",
 }

@@ -19,6 +19,7 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+ALL = slice(None)
 NAMED = 5  # tensor names that an error lists before it counts the rest
 
 
@@ -50,10 +51,13 @@ class Checkpoint(Text, Protocol):
     def spec(self) -> DecoderSpec:
         """The decoder that its tensors make."""
 
-    def read(self, name: str, out_RC: torch.Tensor) -> None:
-        """Fill `out_RC` (two-dimensional, any floating type) with the tensor of that name.
+    def read(
+        self, name: str, out_RC: torch.Tensor, rows: slice = ALL, columns: slice = ALL
+    ) -> None:
+        """Fill `out_RC` (two-dimensional, any floating type) with that part of the named tensor.
 
-        Safe to call from several threads at once.
+        A vector is one row. Of a decoder's heads, `rows` take whole ones. Safe to call from several
+        threads at once.
         """
 
 

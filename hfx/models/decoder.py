@@ -2,7 +2,8 @@
 
 T rows of a step (new tokens, and padding), R rows whose logits are wanted, D residual width, N
 query heads, M key-value heads, H head size, F feed-forward width, V vocabulary, P positions, R
-rotary columns of the table.
+rotary columns of the table. Of several ranks each has its own N, M, F and rows of V; D is whole on
+all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from hfx.kernels import (
     rope_table,
 )
 
+from .group import Group
+from .shard import Shard, kv_heads_of_all
 from .spec import DecoderSpec
 
 STYLE: RopeStyle = (
@@ -57,20 +60,46 @@ class DecoderWeights:
 
 
 class Decoder:
-    """A decoder on one device. Not reentrant: one forward at a time."""
+    """A decoder on one device, or one rank's part of it. Not reentrant: one forward at a time.
 
-    def __init__(self, spec: DecoderSpec, weights: DecoderWeights, operators: Operators) -> None:
-        self.spec = spec
+    With a `group`, every rank runs the same forwards in the same order.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        weights: DecoderWeights,
+        operators: Operators,
+        group: Group | None = None,
+    ) -> None:
+        assert (group is None) == (shard.ranks == 1)
+        self.shard = shard
+        self.spec = shard.local
         self.operators = operators
+        self.group = group
         self.dtype = weights.embedding_VD.dtype
         self.device = weights.embedding_VD.device
         self._weights = weights
-        self._table_PR = position_table(spec).to(self.device)
+        self._table_PR = position_table(shard.spec).to(self.device)
+        # On a CPU sums over ranks are float32's, so that a sum is rounded once, as on one rank;
+        # elsewhere half the bytes matter more.
+        self._sum_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that has the logits."""
+        return self.shard.rank == 0
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token occupies in all layers."""
+        """Bytes of keys and values that one token occupies here, in all layers."""
         return 2 * self.spec.layers * self.spec.kv_width * self.dtype.itemsize
+
+    @property
+    def total_kv_bytes_per_token(self) -> int:
+        """The same of all ranks together."""
+        heads = kv_heads_of_all(self.shard.spec, self.shard.ranks)
+        return 2 * self.spec.layers * heads * self.spec.head_size * self.dtype.itemsize
 
     def attention_spec(self, page_tokens: int) -> AttentionSpec:
         """What every layer asks of attention, with pages of so many tokens."""
@@ -108,26 +137,70 @@ class Decoder:
         assert len(ids_T) == work.batch.rows and len(caches) == self.spec.layers
         norm, linear, eps = self.operators.rms_norm, self.operators.linear, self.spec.norm_eps
         step = _Step(self, work)
-        update_TD = self._weights.embedding_VD.index_select(0, ids_T)
+        update_TD = self._embed(ids_T)
         residual_TD, x_TD = torch.zeros_like(update_TD), torch.empty_like(update_TD)
+        sum_TD = self._sum_buffer(update_TD)
         for layer, cache in zip(self._weights.layers, caches, strict=True):
             norm(update_TD, layer.input_norm_D, eps, residual_TD, out=x_TD)
             linear(x_TD, layer.qkv, out=step.qkv)
             step.attend(layer, cache)
-            linear(step.attended, layer.output, out=update_TD)
+            linear(step.attended, layer.output, out=sum_TD)
+            self._add_up(sum_TD, update_TD)
             norm(update_TD, layer.ffn_norm_D, eps, residual_TD, out=x_TD)
             linear(x_TD, layer.gate_up, out=step.ffn)
-            linear(step.ffn, layer.down, out=update_TD)
+            linear(step.ffn, layer.down, out=sum_TD)
+            self._add_up(sum_TD, update_TD)
         norm(update_TD, self._weights.final_norm_D, eps, residual_TD, out=x_TD)
         return x_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 [R, V] of the rows of `forward`'s result that are asked for."""
-        if out is None:
-            shape = (len(hidden_RD), self.spec.vocabulary)
-            out = torch.empty(shape, dtype=torch.float32, device=self.device)
-        return self.operators.linear(hidden_RD, self._weights.head, out=out)
+        """float32 [R, V] of the rows of `forward`'s result that are asked for.
+
+        At the rank that leads. The others get [0, V], and their `out` is left as it is.
+        """
+        rows, vocabulary = len(hidden_RD), self.spec.vocabulary
+        if self.leads and out is None:
+            out = hidden_RD.new_empty(rows, vocabulary, dtype=torch.float32)
+        if self.group is None:
+            return self.operators.linear(hidden_RD, self._weights.head, out=out)
+        own = len(self.shard.words)
+        part_RW = hidden_RD.new_empty(rows, self.shard.most_words, dtype=torch.float32)
+        self.operators.linear(hidden_RD, self._weights.head, out=part_RW[:, :own])
+        parts = self.group.gather(part_RW)
+        if not self.leads:
+            return part_RW.new_empty(0, vocabulary)
+        assert out is not None
+        start = 0
+        for part, words in zip(parts, self.shard.words_by_rank, strict=True):
+            out[:, start : start + words] = part[:, :words]
+            start += words
+        return out
+
+    def _embed(self, ids_T: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding, [T, D]; of several ranks one has each word, and adds nothing."""
+        table_VD, words = self._weights.embedding_VD, self.shard.words
+        if self.group is None:
+            return table_VD.index_select(0, ids_T)
+        own_T = (ids_T >= words.start) & (ids_T < words.stop)
+        rows_T = (ids_T - words.start).clamp_(0, len(words) - 1)
+        rows_TD = table_VD.index_select(0, rows_T).masked_fill_(~own_T.unsqueeze(1), 0)
+        self.group.add_up(rows_TD)
+        return rows_TD
+
+    def _sum_buffer(self, update_TD: torch.Tensor) -> torch.Tensor:
+        """Where this rank's share of a sum over ranks goes; alone it is the sum."""
+        if self.group is None or self._sum_dtype == self.dtype:
+            return update_TD
+        return torch.empty_like(update_TD, dtype=self._sum_dtype)
+
+    def _add_up(self, sum_TD: torch.Tensor, update_TD: torch.Tensor) -> None:
+        """Put the sum of all ranks' shares into `update_TD`."""
+        if self.group is None:
+            return
+        self.group.add_up(sum_TD)
+        if sum_TD is not update_TD:
+            update_TD.copy_(sum_TD)
 
 
 class _Step:

@@ -17,23 +17,30 @@ from .gguf_blocks import BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0, blo
 SLICE_NUMBERS = 1 << 15
 
 
-def dequantize(raw: torch.Tensor, kind: int, out: torch.Tensor) -> None:
-    """Write the numbers stored in `raw` (uint8 [rows, bytes]) to `out` ([rows, columns], floating).
+def dequantize(
+    raw: torch.Tensor, kind: int, out: torch.Tensor, columns: slice = slice(None)
+) -> None:
+    """Write columns of the numbers in `raw` (uint8 [rows, bytes]) to `out` ([rows, columns]).
 
-    Values are computed in float32 and rounded once, to out's type.
+    Values are computed in float32 and rounded once, to out's type. Blocks without a wanted column
+    are not read.
 
     Raises:
         ValueError: the type can't be dequantised.
     """
     assert out.dim() == 2 and raw.shape[0] == out.shape[0], (raw.shape, out.shape)
-    nbytes = block_shape(kind)[1]
-    rows = max(1, SLICE_NUMBERS // out.shape[1])
+    block, nbytes = block_shape(kind)
+    first, end, _ = columns.indices(raw.shape[1] // nbytes * block)
+    start_block, end_block = first // block, -(-end // block)
+    raw = raw[:, start_block * nbytes : end_block * nbytes]
+    wanted = slice(first - start_block * block, end - start_block * block)
+    rows = max(1, SLICE_NUMBERS // ((end_block - start_block) * block))
     for start in range(0, len(out), rows):
         piece = out[start : start + rows]
         blocks = raw[start : start + rows].reshape(-1, nbytes)
         expand = EXPAND.get(kind)
         numbers = expand(blocks) if expand else _by_reference(blocks, kind)
-        piece.copy_(numbers.view(piece.shape))
+        piece.copy_(numbers.view(len(piece), -1)[:, wanted])
 
 
 def _halves(blocks: torch.Tensor, start: int) -> torch.Tensor:

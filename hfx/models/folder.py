@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .chat import ChatTemplate, template_from
-from .checkpoint import check_tensors, naming
+from .checkpoint import ALL, check_tensors, naming
 from .generation import GenerationDefaults, defaults_from_folder
 from .hf_config import spec_from_config
 from .hf_tokenizer import tokenizer_from_folder
@@ -88,8 +88,10 @@ class FolderCheckpoint(FolderText):
         with naming(path):
             check_tensors(spec, shapes, ignored)
 
-    def read(self, name: str, out_RC: torch.Tensor) -> None:
-        self._files.read(name, out_RC)
+    def read(
+        self, name: str, out_RC: torch.Tensor, rows: slice = ALL, columns: slice = ALL
+    ) -> None:
+        self._files.read(name, out_RC, rows, columns)
 
 
 def read_json(path: Path) -> dict[str, Any]:

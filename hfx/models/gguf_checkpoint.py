@@ -12,7 +12,7 @@ import numpy as np
 from hfx.kernels import RopeScaling
 
 from .chat import ChatTemplate, template_from
-from .checkpoint import check_tensors, naming
+from .checkpoint import ALL, check_tensors, naming
 from .generation import GenerationDefaults, defaults_from_metadata
 from .gguf_file import GgufFile, open_gguf
 from .gguf_tokenizer import tokenizer_from_metadata
@@ -92,24 +92,23 @@ class GgufCheckpoint(GgufText):
             self.spec = spec_from_gguf(self._file)
             check_tensors(self.spec, shapes)
 
-    def read(self, name: str, out_RC: torch.Tensor) -> None:
+    def read(
+        self, name: str, out_RC: torch.Tensor, rows: slice = ALL, columns: slice = ALL
+    ) -> None:
         stored = self._file.tensors[self._names[name]]
-        raw = self._file.raw(stored.name)
-        heads = self._paired_heads(name)
-        if heads:
-            rows_RB = raw.view(heads * self.spec.head_size, -1)  # a bias has one number a row
-            raw = unpaired(rows_RB, heads).view(raw.shape)
+        raw = self._file.raw(stored.name)[rows]
+        if self._is_paired(name):
+            count = len(raw) if len(stored.shape) > 1 else stored.shape[0]
+            rows_RB = raw.view(count, -1)  # a bias has one number a row
+            raw = unpaired(rows_RB, count // self.spec.head_size).view(raw.shape)
         from .dequantize import dequantize  # here: it imports torch
 
-        dequantize(raw, stored.kind, out_RC)
+        dequantize(raw, stored.kind, out_RC, columns)
 
-    def _paired_heads(self, name: str) -> int:
-        """How many heads' rows llama.cpp's converter has reordered in this tensor."""
-        if self.spec.architecture != "llama":
-            return 0
-        if ".q_proj." in name:
-            return self.spec.query_heads
-        return self.spec.kv_heads if ".k_proj." in name else 0
+    def _is_paired(self, name: str) -> bool:
+        """Whether llama.cpp's converter has reordered the rows of each of this tensor's heads."""
+        is_rotated = ".q_proj." in name or ".k_proj." in name
+        return is_rotated and self.spec.architecture == "llama"
 
 
 def unpaired(rows_RB: torch.Tensor, heads: int) -> torch.Tensor:

@@ -47,17 +47,21 @@ class SafetensorsFiles:
             self.tensors.update(_read_header(file))
             self._data[file] = _map(file)
 
-    def read(self, name: str, out: torch.Tensor) -> None:
-        """Copy the tensor into `out`, two-dimensional and as large, rounding to its type."""
+    def read(self, name: str, out: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Copy rows and columns of the tensor into `out`, as large, rounding to its type.
+
+        Of the file only what is copied is touched, in whole pages.
+        """
         stored = self.tensors[name]
         raw = self._data[stored.file][stored.offset : stored.offset + stored.nbytes]
+        raw = raw.view(stored.shape[0] if len(stored.shape) > 1 else 1, -1)[rows]
         if raw.data_ptr() % stored.dtype.itemsize:
             raw = raw.clone()
-        values = raw.view(stored.dtype).view(out.shape)
+        values = raw.view(stored.dtype)[:, columns]
         # In slices that torch copies on this thread: several threads read at once.
-        rows = max(1, SLICE_NUMBERS // out.shape[1])
-        for start in range(0, len(out), rows):
-            out[start : start + rows] = values[start : start + rows]
+        count = max(1, SLICE_NUMBERS // out.shape[1])
+        for start in range(0, len(out), count):
+            out[start : start + count] = values[start : start + count]
 
 
 def _map(file: Path) -> torch.Tensor:

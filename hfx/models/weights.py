@@ -17,6 +17,7 @@ from hfx.kernels import LinearWeights, Operators
 
 from .checkpoint import Checkpoint
 from .decoder import DecoderWeights, LayerWeights
+from .shard import Shard
 
 Progress = Callable[[str, float], None]
 THREADS = min(4, os.cpu_count() or 1)  # more would wait for memory
@@ -25,20 +26,22 @@ THREADS = min(4, os.cpu_count() or 1)  # more would wait for memory
 @dataclass(frozen=True, slots=True)
 class _Source:
     checkpoint: Checkpoint
-    shapes: Mapping[str, tuple[int, ...]]
+    cuts: Mapping[str, tuple[range, ...]]  # of each dimension of the named tensor
     dtype: torch.dtype
     device: torch.device
 
     def tensor(self, *names: str) -> torch.Tensor:
         """The named tensors on top of each other, [sum of rows, columns]."""
-        rows = [self.shapes[name][0] for name in names]
-        shape = (sum(rows), *self.shapes[names[0]][1:])
+        rows = [len(self.cuts[name][0]) for name in names]
+        shape = (sum(rows), *map(len, self.cuts[names[0]][1:]))
         tensor = torch.empty(shape, dtype=self.dtype)
         start = 0
         for name, count in zip(names, rows, strict=True):
             part = tensor[start : start + count]
-            # A vector is read as one row.
-            self.checkpoint.read(name, part if part.dim() == 2 else part.unsqueeze(0))
+            cuts = [slice(cut.start, cut.stop) for cut in self.cuts[name]]
+            if part.dim() == 1:  # a vector is read as one row
+                part, cuts = part.unsqueeze(0), [slice(None), *cuts]
+            self.checkpoint.read(name, part, *cuts)
             start += count
         return tensor.to(self.device)  # whole, since small copies to a device are slow
 
@@ -46,20 +49,24 @@ class _Source:
         """The named linear layers as one, packed."""
         weight_OI = self.tensor(*(f"{name}.weight" for name in names))
         biases = [f"{name}.bias" for name in names]
-        bias_O = self.tensor(*biases) if biases[0] in self.shapes else None
+        bias_O = self.tensor(*biases) if biases[0] in self.cuts else None
         return operators.pack_linear(weight_OI, bias_O, gated=gated)
 
 
 def load_weights(
     checkpoint: Checkpoint,
+    shard: Shard,
     operators: Operators,
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress,
 ) -> DecoderWeights:
-    """Read, round to `dtype` and pack all weights; `progress` hears the fraction done."""
+    """Read a rank's part of all weights, round it to `dtype` and pack it.
+
+    `progress` hears the fraction done.
+    """
     spec = checkpoint.spec
-    source = _Source(checkpoint, spec.tensor_shapes(), dtype, device)
+    source = _Source(checkpoint, shard.cuts(), dtype, device)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hfx-weights") as pool:
         # The largest come first, so that no thread is left with them at the end.
         tables = pool.submit(_load_tables, source, operators)
