@@ -7,7 +7,6 @@ a replica begins its next step. Seconds.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -15,7 +14,6 @@ from math import inf
 
 from hfx.cost.link import Link
 from hfx.request import FinishReason
-from hfx.scaler.policy import State
 from hfx.scheduler.dispatch_view import (
     Bind,
     Decision,
@@ -28,16 +26,17 @@ from hfx.scheduler.dispatch_view import (
     Unbind,
 )
 
-from .elastic import FIXED, Elastic
+from .elastic import Elastic
 from .flight import Flight
 from .job import Fate, Job
 from .links import Links
 from .moves import Moves
 from .replica import Replica
 from .residents import close
+from .roster import Roster
 from .starts import ColdStart, Starts
 
-FAILURE, START, STEP_END, RESUME = 0, 1, 2, 3  # arrivals, from a sorted list, go after starts
+FAILURE, RETURN, START, STEP_END, RESUME = range(5)  # arrivals come from a list, after starts
 MOST_IDLE_WAKES = 100_000  # in a row in which nothing else happens
 LINK = Link(bytes_per_s=25e9)
 
@@ -91,15 +90,16 @@ class Fleet:
         spawn: Callable[[int], Replica] | None = None,
         link: Link = LINK,
         flip_s: float = 0.0,
-        elastic: Elastic = FIXED,
+        elastic: Elastic | None = None,
         cold_start: ColdStart | None = None,
         keep_tokens: bool = False,
         observer: Callable[[float, Fleet], float] | None = None,
     ) -> None:
-        self.replicas = {replica.id: replica for replica in replicas}
+        self.roster = Roster(replicas)
+        self.replicas = self.roster.replicas
         self.dispatcher = dispatcher
         self.links = Links(link)
-        self.moves = Moves(self.links, self._cut, self._wake)
+        self.moves = Moves(self.links, self._still, self._wake)
         self.starts = Starts(cold_start or ColdStart(), self.links, self._start_at)
         self._spawn = spawn
         self._flip_s = flip_s
@@ -108,10 +108,8 @@ class Fleet:
         self._observer = observer
         self._unbound: dict[str, Flight] = {}
         self._homeless: list[Flight] = []  # while no replica is ready
-        self._coming: dict[int, Replica] = {}
-        self._draining: set[int] = set()
         self._flipping: set[int] = set()  # those that pause once their step has ended,
-        self._paused: set[int] = set()  # and those that do
+        self._paused: dict[int, int] = {}  # and those that do: the event that ends it
         self._ready: list[int] = []
         self._stalled: set[int] = set()
         self._runs: dict[int, None] = {}  # those that may be within a run of steps
@@ -119,12 +117,9 @@ class Fleet:
         self._ends: dict[int, int] = {}  # of each replica's running step: the event that counts
         self._events: list[Event] = []
         self._failures: dict[int, Failure] = {}
-        self._gone_s = self._busy_s = 0.0
-        self._left = self._steps = self._plans = self._decisions = self._started = 0
-        self._since_s = dict.fromkeys(self.replicas, 0.0)
-        self._next_id = max(self.replicas, default=-1) + 1
+        self._left = self._decisions = 0
         for replica in replicas:
-            self._join(replica, 0.0)
+            self._join(replica)
         for failure in failures:
             self._failures[self._push(failure.at_s, FAILURE, failure.replica_id)] = failure
 
@@ -156,7 +151,8 @@ class Fleet:
             while self._events and self._events[0][:2] <= (now_s, START):
                 self._handle(heappop(self._events))
             while next_ < count and flights[next_].live.arrival_s <= now_s:
-                self._elastic.watch.arrived(flights[next_])
+                if self._elastic is not None:
+                    self._elastic.watch.arrived(flights[next_])
                 self._arrive(flights[next_], now_s)
                 next_ += 1
             while self._events and self._events[0][0] <= now_s:
@@ -193,21 +189,11 @@ class Fleet:
 
     def states(self) -> dict[str, int]:
         """How many replicas are in each state: ready ones by role, where they have one."""
-        roles = [r.view.role for r in self.replicas.values() if r.id not in self._draining]
-        names = ["ready" if role == "mixed" else role for role in roles]
-        names += ["draining"] * len(self._draining) + ["starting"] * len(self._coming)
-        return dict(Counter(names))
-
-    def state(self, id: int) -> State:
-        """What a replica is doing."""
-        if id in self._coming:
-            return "starting"
-        return "draining" if id in self._draining else "ready"
+        return self.roster.states()
 
     def busy_s(self, now_s: float) -> float:
         """How long replicas have computed until now, all of them together."""
-        here_s = sum(replica.busy_until(now_s) for replica in self.replicas.values())
-        return self._busy_s + here_s
+        return self.roster.busy_s(now_s)
 
     # Events
 
@@ -217,25 +203,28 @@ class Fleet:
         return self._made
 
     def _wake_s(self) -> float:
-        """When somebody wants to be asked who can still make a difference."""
-        dispatcher_s = self.dispatcher.wake_s if self.replicas else inf
-        return min(dispatcher_s, self._elastic.wake_s)
+        """When somebody wants to be asked of whom nothing else reminds."""
+        dispatcher_s = self.dispatcher.wake_s if self.roster.has_ready else inf
+        return dispatcher_s if self._elastic is None else min(dispatcher_s, self._elastic.wake_s)
 
     def _handle(self, event: Event) -> None:
-        now_s, kind, number, replica_id = event
+        now_s, kind, number, id = event
         if kind == STEP_END:
-            self._finish(replica_id, number, now_s)
+            self._finish(id, number, now_s)
         elif kind == FAILURE:
             self._fail(self._failures.pop(number), now_s)
+        elif kind == RETURN:
+            if id not in self.replicas and self._spawn is not None:
+                self._come(self._spawn(id), now_s)
         elif kind == START:
-            if self.starts.passed(replica_id, number, self._donors(), now_s):
-                self._come(replica_id, now_s)
-        elif replica_id in self._paused:
-            self._paused.discard(replica_id)
-            self._ready.append(replica_id)
+            if self.starts.passed(id, number, self.roster.ready_ids, now_s):
+                self._come(self.roster.coming[id], now_s)
+        elif self._paused.get(id) == number:
+            del self._paused[id]
+            self._ready.append(id)
 
     def _arrive(self, flight: Flight, now_s: float) -> None:
-        if len(self.replicas) == len(self._draining):
+        if not self.roster.has_ready:
             self._homeless.append(flight)
             return
         had_queue = self.dispatcher.has_queue
@@ -259,39 +248,35 @@ class Fleet:
     def _deliver(self, now_s: float) -> None:
         for transfer in self.links.ended(now_s):
             if not self.moves.ended(transfer, now_s):
-                ready = self.starts.ended(transfer)
-                assert ready is not None
-                self._come(ready, now_s)
+                self._come(self.roster.coming[self.starts.ended(transfer)], now_s)
 
     def _ask(self, now_s: float) -> None:
         """Let the dispatcher and the scaler do what they want to do of themselves."""
-        if self.dispatcher.wake_s <= now_s and self.replicas:
+        if self.dispatcher.wake_s <= now_s and self.roster.has_ready:
             self._carry_out(self.dispatcher.woke(now_s), now_s)
-        if self._elastic.wake_s <= now_s or (self._homeless and not self._coming):
-            self._elastic.look(self, now_s)
+        if self._elastic is not None:
+            is_stranded = self._homeless and not self.roster.coming
+            if self._elastic.wake_s <= now_s or is_stranded:
+                self._elastic.look(self, now_s)
 
     # Replicas come and go
 
     def start(self, role: Role, now_s: float) -> None:
         """Order a replica."""
         assert self._spawn is not None, "a fleet that grows needs to know how"
-        id = self._next_id
-        self._next_id += 1
-        self._started += 1
-        self._coming[id] = self._spawn(id)
-        self._coming[id].view.role = role
-        self._since_s[id] = now_s
-        self.starts.begin(id, role, now_s)
+        replica = self._spawn(self.roster.new_id())
+        replica.view.role = role
+        self.roster.order(replica, now_s)
+        self.starts.begin(replica.id, now_s)
 
     def stop(self, id: int, now_s: float) -> None:
         """Give up a replica that starts; let one that is ready end what it runs, then go."""
-        if id in self._coming:
+        if id in self.roster.coming:
             self.starts.give_up(id, now_s)
-            del self._coming[id]
-            self._gone_s += now_s - self._since_s.pop(id)
+            self.roster.give_up(id, now_s)
             return
         replica = self.replicas[id]
-        self._draining.add(id)
+        self.roster.drain(id, now_s)
         self.dispatcher.left(id)
         self.moves.turn_back(replica, now_s)
         for live in list(replica.waiting):
@@ -309,40 +294,34 @@ class Fleet:
             self._cut(replica, now_s)
             self._wake(replica)
 
-    def _come(self, id: int, now_s: float) -> None:
+    def _come(self, replica: Replica, now_s: float) -> None:
         """A replica is ready."""
-        replica = self.replicas[id] = self._coming.pop(id)
-        self._since_s.setdefault(id, now_s)
-        self._join(replica, now_s)
-        self._ready.append(id)
+        self.roster.come(replica, now_s)
+        self._join(replica)
+        self._ready.append(replica.id)
         homeless, self._homeless = self._homeless, []
         for flight in homeless:
             self._arrive(flight, now_s)
 
-    def _join(self, replica: Replica, now_s: float) -> None:
+    def _join(self, replica: Replica) -> None:
         replica.share(self._unbound)
-        self._elastic.joined(replica, now_s)
         self.dispatcher.joined(replica.view)
 
     def _fail(self, failure: Failure, now_s: float) -> None:
         id = failure.replica_id
-        replica = self.replicas.get(id)
-        if replica is not None:
-            self._lose(replica, now_s)
-        elif id in self._coming and id in self._since_s:
+        if id in self.roster.coming:
             self.stop(id, now_s)
-        elif failure.at_s < now_s and self._spawn is not None:
-            self._coming[id] = self._spawn(id)
-            self._come(id, now_s)
+        elif id in self.replicas:
+            self._lose(self.replicas[id], now_s)
+        else:
             return
-        if failure.back_after_s < inf and self._spawn is not None:
-            self._failures[self._push(now_s + failure.back_after_s, FAILURE, id)] = failure
+        if failure.back_after_s < inf:
+            self._push(now_s + failure.back_after_s, RETURN, id)
 
     def _lose(self, replica: Replica, now_s: float) -> None:
         """A replica has failed: what it had goes elsewhere."""
-        id = replica.id
-        if id not in self._draining:
-            self.dispatcher.left(id)
+        if replica.id not in self.roster.draining:
+            self.dispatcher.left(replica.id)
         self._remove(replica, now_s)
         for flight in replica.evacuate():
             self._arrive(flight, now_s)
@@ -350,17 +329,12 @@ class Fleet:
     def _remove(self, replica: Replica, now_s: float) -> None:
         id = replica.id
         self.moves.lost(replica, now_s)
-        del self.replicas[id]
-        self.starts.lost(id, self._donors(), now_s)
-        self._gone_s += now_s - self._since_s.pop(id)
-        self._account(replica)
-        self._ends.pop(id, None)
-        self._runs.pop(id, None)
-        for ids in (self._stalled, self._draining, self._flipping, self._paused):
-            ids.discard(id)
-
-    def _donors(self) -> list[int]:
-        return sorted(self.replicas.keys() - self._draining)
+        self.roster.remove(id, now_s)
+        self.starts.lost(id, self.roster.ready_ids, now_s)
+        for book in (self._ends, self._runs, self._paused):
+            book.pop(id, None)
+        self._stalled.discard(id)
+        self._flipping.discard(id)
 
     # Steps
 
@@ -375,33 +349,32 @@ class Fleet:
             ready, self._ready = sorted(set(self._ready) - self._stalled), []
 
     def _begin_one(self, replica: Replica, now_s: float) -> None:
-        id = replica.id
+        id, is_draining = replica.id, replica.id in self.roster.draining
         self._stalled.discard(id)
-        if id in self._draining:
-            if not replica.flights:
-                self._remove(replica, now_s)
-                return
-        else:
+        if not is_draining:
             self._carry_out(self.dispatcher.stepped(id, now_s), now_s)
+        elif not replica.flights:
+            self._remove(replica, now_s)
+            return
         if id in self._flipping:
-            self._flipping.discard(id)
-            self._paused.add(id)
-            replica.view.boundary_s = now_s + self._flip_s
-            self._push(replica.view.boundary_s, RESUME, id)
-            return
-        if not replica.has_work:
-            return
-        end_s = replica.begin(now_s, jump=not self.dispatcher.has_queue)
-        self._report(replica)
-        self.moves.stepped(replica, now_s)
-        if end_s is not None:
-            self._ends[id] = self._push(end_s, STEP_END, id)
-            if replica.is_in_run:
-                self._runs[id] = None
+            self._pause(replica, now_s)
         elif replica.has_work:
-            self._stalled.add(id)
-        else:
-            self._wake(replica)
+            end_s = replica.begin(now_s, jump=not self.dispatcher.has_queue)
+            self._report(replica)
+            self.moves.stepped(replica, now_s)
+            if end_s is not None:
+                self._ends[id] = self._push(end_s, STEP_END, id)
+                if replica.is_in_run:
+                    self._runs[id] = None
+            elif replica.has_work:
+                self._stalled.add(id)
+            elif is_draining:
+                self._wake(replica)
+
+    def _pause(self, replica: Replica, now_s: float) -> None:
+        self._flipping.discard(replica.id)
+        replica.view.boundary_s = now_s + self._flip_s
+        self._paused[replica.id] = self._push(replica.view.boundary_s, RESUME, replica.id)
 
     def _cut(self, replica: Replica, now_s: float) -> None:
         """Let a run of steps end with the present one."""
@@ -417,3 +390,74 @@ class Fleet:
 
     def _start_at(self, at_s: float, id: int) -> int:
         return self._push(at_s, START, id)
+
+    def _still(self, replica: Replica, now_s: float) -> None:
+        """Let a replica's requests be as they are now, whatever it is doing."""
+        self._cut(replica, now_s)
+        replica.catch_up(now_s)
+
+    def _carry_out(self, decisions: Sequence[Decision], now_s: float) -> None:
+        self._decisions += len(decisions)
+        for decision in decisions:
+            match decision:
+                case Bind(request_id, replica_id):
+                    replica = self.replicas[replica_id]
+                    replica.add(self._unbound.pop(request_id))
+                    self._cut(replica, now_s)
+                    self._wake(replica)
+                case Unbind(request_id, replica_id):
+                    flight = self.replicas[replica_id].remove(request_id)
+                    self._unbound[request_id] = flight
+                case Relegate(request_id):
+                    self._unbound[request_id].fate.was_relegated = True
+                case Refuse(request_id):
+                    self._refuse(self._unbound.pop(request_id))
+                case Migrate(_, source_id, target_id):
+                    source, target = self.replicas[source_id], self.replicas[target_id]
+                    self.moves.begin(decision, source, target, now_s)
+                case Flip(replica_id, role):
+                    self.flip(replica_id, role, now_s)
+
+    def _refuse(self, flight: Flight) -> None:
+        flight.fate.was_refused = True
+        close(flight, FinishReason.ABORT)
+        self._count(flight)
+
+    def _report(self, replica: Replica) -> None:
+        """Tell the dispatcher whose requests have ended."""
+        for flight in replica.ended:
+            fate = flight.fate
+            assert fate.reason is not None
+            self.dispatcher.ended(flight.live.request, fate.output_tokens, fate.reason)
+            self._count(flight)
+        replica.ended.clear()
+
+    def _count(self, flight: Flight) -> None:
+        self._left -= 1
+        if self._elastic is not None:
+            self._elastic.watch.ended(flight)
+
+    # The end
+
+    def _require_done(self) -> None:
+        if self._left:
+            raise RuntimeError(
+                f"{self._left} requests are left and nothing will happen any more: no replica is "
+                "there, or they can't be planned (is the cache smaller than a request?)"
+            )
+
+    def _result(self, flights: Sequence[Flight], end_s: float) -> Result:
+        roster = self.roster
+        accelerator_s = roster.close(end_s)
+        return Result(
+            tuple(flight.fate for flight in flights),
+            end_s,
+            accelerator_s,
+            roster.closed_busy_s,
+            roster.steps,
+            roster.plans,
+            self._decisions,
+            self.moves.done,
+            self.moves.moved_bytes,
+            roster.started,
+        )

@@ -24,6 +24,7 @@ class Flight:
         "_last_due_s",
         "fate",
         "holding",
+        "is_resting",
         "is_running",
         "job",
         "kept_blocks",
@@ -39,7 +40,8 @@ class Flight:
         self.number = number
         self.live = Live(request, 0, request.prompt_tokens, 0, 0, arrival_s=request.arrival_s)
         self.fate = Fate(job, token_s=[] if keep_tokens else None)
-        self.is_running = False
+        self.is_running = False  # it holds blocks
+        self.is_resting = False  # and yet isn't planned, while the last of them move elsewhere
         self.holding = _NOTHING_HELD
         self.kept_blocks = 0
         self.names: list[bytes] = []

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 NO_HIT = Hit()
 
 
+class Reserved:
+    """Blocks that are kept for a sequence that is on its way."""
+
+    __slots__ = ("blocks", "holding")
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.holding = Holding()
+
+
 class Memory(Protocol):
     """Who holds how many blocks of `block_tokens` tokens."""
 
@@ -52,6 +62,18 @@ class Memory(Protocol):
         """Take all blocks of a sequence back."""
         ...
 
+    def reserve(self, reserved: Reserved, blocks: int) -> None:
+        """Keep more blocks for a sequence to come; there must be as many."""
+        ...
+
+    def unreserve(self, reserved: Reserved) -> None:
+        """It will not come: take the blocks back."""
+        ...
+
+    def settle(self, flight: Flight, reserved: Reserved) -> None:
+        """It has come: what was reserved is what it holds."""
+        ...
+
 
 class Counted:
     """Blocks that are alike: no prefix is ever found."""
@@ -83,6 +105,20 @@ class Counted:
     def leave(self, flight: Flight) -> None:
         """See `Memory.leave`."""
         self.available += flight.live.held_blocks
+
+    def reserve(self, reserved: Reserved, blocks: int) -> None:
+        """See `Memory.reserve`."""
+        assert blocks <= self.available, f"{blocks} blocks wanted, {self.available} available"
+        self.available -= blocks
+        reserved.blocks += blocks
+
+    def unreserve(self, reserved: Reserved) -> None:
+        """See `Memory.unreserve`."""
+        self.available += reserved.blocks
+        reserved.blocks = 0
+
+    def settle(self, flight: Flight, reserved: Reserved) -> None:
+        """See `Memory.settle`."""
 
 
 class Prefixes:
@@ -134,6 +170,21 @@ class Prefixes:
     def leave(self, flight: Flight) -> None:
         """See `Memory.leave`."""
         self.pool.release(flight.holding)
+
+    def reserve(self, reserved: Reserved, blocks: int) -> None:
+        """See `Memory.reserve`."""
+        self.pool.grow(reserved.holding, blocks)
+        reserved.blocks += blocks
+
+    def unreserve(self, reserved: Reserved) -> None:
+        """See `Memory.unreserve`."""
+        self.pool.release(reserved.holding)
+        reserved.blocks = 0
+
+    def settle(self, flight: Flight, reserved: Reserved) -> None:
+        """See `Memory.settle`."""
+        flight.holding = reserved.holding
+        flight.kept_blocks = 0
 
     def _names(self, flight: Flight, tokens: int) -> list[bytes]:
         """The names of the full blocks of so many tokens: by hash id as far as the prompt has such,

@@ -70,7 +70,7 @@ class Replica(Residents):
         """Plan a step, or a run of equal ones; when it will end. None where nothing progresses."""
         self._expire(now_s)
         for _ in range(RETRIES):
-            if not self.flights:
+            if not self.has_work:
                 return None
             plan = self._plan(now_s)
             if plan.tokens:
@@ -104,6 +104,11 @@ class Replica(Residents):
         """How long it has computed until now, its running step included."""
         return self.busy_s + (now_s - self._began_s if self.is_stepping else 0.0)
 
+    @property
+    def is_in_run(self) -> bool:
+        """Whether more than one step ends before it is asked again."""
+        return self.is_stepping and len(self._ends_s) > 1
+
     def cut(self, now_s: float) -> float | None:
         """End a run at the first step that isn't over by now; its new end, None if as before."""
         ends_s = self._ends_s
@@ -114,6 +119,27 @@ class Replica(Residents):
             return None
         del ends_s[keep:]
         return ends_s[-1]
+
+    def catch_up(self, now_s: float) -> None:
+        """Account for the steps of a run that are over, so that requests are as they are now."""
+        done = bisect_left(self._ends_s, now_s) if self.is_stepping else 0
+        if not done:
+            return
+        over, self._ends_s = self._ends_s[:done], self._ends_s[done:]
+        self.steps += done
+        self.busy_s += over[-1] - self._began_s
+        self._mix, self._began_s = later(self._mix, done), over[-1]
+        if self._repeated is not None:
+            self._repeated(over, self.view.cost.step_s(self._mix).mean_s)
+        self._advance(over)
+        for flight, _ in self._batch:
+            self._hold(flight, 1)  # what the present step writes
+        self.view.boundary_s = self._ends_s[0]
+        self.view.free_blocks = self.memory.available
+
+    def computes(self, flight: Flight) -> bool:
+        """Whether a request is part of the present step."""
+        return self.is_stepping and any(one is flight for one, _ in self._batch)
 
     def finish(self, now_s: float) -> None:
         """Account for the step, or the run of steps, that has ended."""
@@ -142,23 +168,30 @@ class Replica(Residents):
                     self._end(flight, FinishReason.STOP)
 
     def _finish_run(self, ends_s: list[float]) -> None:
-        """Every one of the batch has decoded once in each of the steps."""
-        memory, steps = self.memory, len(ends_s)
+        """Every one of the batch has decoded once in each of the steps, and some end."""
         if self._repeated is not None:
-            last = self.view.cost.step_s(later(self._mix, steps - 1))
+            last = self.view.cost.step_s(later(self._mix, len(ends_s) - 1))
             self._repeated(ends_s[:-1], last.mean_s)
-        self.computed_tokens += steps * len(self._batch)
-        for flight, _ in self._batch:
-            live = flight.live
-            need = -(-(live.cached_tokens + steps) // memory.block_tokens) - live.held_blocks
-            if need > 0:
-                memory.grow(flight, need)
-                live.held_blocks += need
-            flight.tokens(ends_s)
-            memory.keep(flight)
+        self._advance(ends_s)
         for flight, _ in self._batch:
             if not flight.left:
                 self._end(flight, FinishReason.STOP)
+
+    def _advance(self, ends_s: list[float]) -> None:
+        steps = len(ends_s)
+        self.computed_tokens += steps * len(self._batch)
+        for flight, _ in self._batch:
+            self._hold(flight, steps)
+            flight.tokens(ends_s)
+            self.memory.keep(flight)
+
+    def _hold(self, flight: Flight, tokens: int) -> None:
+        """Take the blocks that so many more tokens of a request need."""
+        live, memory = flight.live, self.memory
+        need = -(-(live.cached_tokens + tokens) // memory.block_tokens) - live.held_blocks
+        if need > 0:
+            memory.grow(flight, need)
+            live.held_blocks += need
 
     def _run_s(self, now_s: float, mix: Mix) -> list[float]:
         """When each step of a run ends, if the plan is sure to be repeated; else nothing."""

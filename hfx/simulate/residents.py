@@ -17,7 +17,7 @@ from hfx.scheduler import Live, StepPolicy
 from hfx.scheduler.dispatch_view import ReplicaView
 
 from .flight import Flight
-from .memory import NO_HIT, Memory
+from .memory import NO_HIT, Memory, Reserved
 
 
 class Residents:
@@ -29,6 +29,7 @@ class Residents:
         self.flights: dict[str, Flight] = {}
         self.running: list[Live] = []  # both in order of arrival
         self.waiting: list[Live] = []
+        self.incoming: list[Live] = []  # on their way here, with blocks reserved
         self.ended: list[Flight] = []  # since somebody last took them from here
         self.hit_tokens = 0
         self._hits: dict[str, Hit] = {}
@@ -42,6 +43,7 @@ class Residents:
             memory.available,
             self.running,
             self.waiting,
+            incoming=self.incoming,
             hit_tokens=self._hit_of,
         )
         self._unbound: Mapping[str, Flight] = {}
@@ -69,40 +71,63 @@ class Residents:
         flight = self.flights.pop(request_id)
         assert not flight.is_running, f"{request_id} runs: only what waits can be taken back"
         self.waiting.remove(flight.live)
+        self.policy.ended(flight.live.request, flight.live.output_tokens, FinishReason.ABORT)
         self._part(flight)
         return flight
 
-    def has_room(self, flight: Flight) -> bool:
-        """Whether a request that runs elsewhere could go on here."""
-        return self.memory.available >= -(-flight.live.known_tokens // self.memory.block_tokens)
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to plan."""
+        return bool(self.running or self.waiting)
 
-    def release(self, flight: Flight) -> Flight:
-        """Let a request that runs go on elsewhere; what it has cached goes with it."""
-        del self.flights[flight.live.request.id]
-        self.running.remove(flight.live)
-        self.memory.leave(flight)
-        flight.is_running = False
-        flight.live.held_blocks = 0
+    def rest(self, flight: Flight) -> None:
+        """Plan a request that runs no more; it keeps its blocks, and may go on."""
+        live = flight.live
+        self.running.remove(live)
+        self.policy.ended(live.request, live.output_tokens, FinishReason.ABORT)
         self._owe(flight, 0)
-        self.view.free_blocks = self.memory.available
-        return flight
+        flight.is_resting = True
 
-    def adopt(self, flight: Flight) -> None:
+    def resume(self, flight: Flight) -> None:
+        """Let a request that rests go on."""
+        flight.is_resting = False
+        self._run(flight)
+
+    def release(self, flight: Flight) -> None:
+        """Let a request that rests go, to another replica that has all that it has cached."""
+        assert flight.is_resting, f"{flight.live.request.id} is still planned here"
+        del self.flights[flight.live.request.id]
+        self.memory.leave(flight)
+        flight.is_running = flight.is_resting = False
+        flight.live.held_blocks = 0
+        self.view.free_blocks = self.memory.available
+
+    def reserve(self, reserved: Reserved, tokens: int) -> bool:
+        """Keep blocks for so many tokens of a request to come; false where there aren't as many."""
+        need = -(-tokens // self.memory.block_tokens) - reserved.blocks
+        if need > self.memory.available:
+            return False
+        if need > 0:
+            self.memory.reserve(reserved, need)
+            self.view.free_blocks = self.memory.available
+        return True
+
+    def unreserve(self, reserved: Reserved) -> None:
+        """It doesn't come after all."""
+        self.memory.unreserve(reserved)
+        self.view.free_blocks = self.memory.available
+
+    def adopt(self, flight: Flight, reserved: Reserved) -> None:
         """Let a request run here that has run elsewhere, with what it has cached."""
-        live, memory = flight.live, self.memory
-        self.flights[live.request.id] = flight
+        self.flights[flight.live.request.id] = flight
         flight.fate.replica = self.id
         flight.is_running = True
         if flight.expires_s < inf:
             heappush(self._hard, (flight.expires_s, flight.number, flight))
-        memory.start(flight, NO_HIT)
-        live.held_blocks = -(-live.cached_tokens // memory.block_tokens)
-        memory.grow(flight, live.held_blocks)
-        memory.keep(flight)
-        self._insert(self.running, flight)
-        if not live.is_decoding:
-            self._owe(flight, live.wanted_tokens)
-        self.view.free_blocks = memory.available
+        self.memory.settle(flight, reserved)
+        flight.live.held_blocks = reserved.blocks
+        self.memory.keep(flight)
+        self._run(flight)
 
     def evacuate(self) -> list[Flight]:
         """Take everybody out, as when it dies; what was computed is lost, but no output token."""
@@ -159,6 +184,11 @@ class Residents:
         if hit.blocks:
             self._owe(flight, live.known_tokens - live.cached_tokens)
 
+    def _run(self, flight: Flight) -> None:
+        self._insert(self.running, flight)
+        if not flight.live.is_decoding:
+            self._owe(flight, flight.live.wanted_tokens)
+
     def _wait(self, flight: Flight) -> None:
         self._owe(flight, flight.live.known_tokens)
         self._insert(self.waiting, flight)
@@ -190,7 +220,7 @@ class Residents:
         live = flight.live
         self.memory.leave(flight)
         live.cached_tokens = live.held_blocks = 0
-        flight.is_running = False
+        flight.is_running = flight.is_resting = False
 
     def _relegate(self, ids: frozenset[str]) -> None:
         if ids is not self._relegated:
@@ -207,7 +237,8 @@ class Residents:
     def _end(self, flight: Flight, reason: FinishReason) -> None:
         live, fate = flight.live, flight.fate
         if flight.is_running:
-            self.running.remove(live)
+            if not flight.is_resting:
+                self.running.remove(live)
             self._leave(flight)
         else:
             self.waiting.remove(live)
