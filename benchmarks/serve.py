@@ -66,7 +66,7 @@ async def first_token_s(server: ServerProcess) -> float:
         while time.perf_counter() < server.started_s + START_TIMEOUT_S:
             server.check()
             try:
-                (model, *_) = await models(session, server.base_url, {}, timeout_s=0.0)
+                model = (await models(session, server.base_url, {}, timeout_s=0.0)).ids[0]
             except Unusable as error:
                 problem = str(error)
                 await asyncio.sleep(RETRY_S)
@@ -120,7 +120,7 @@ class Loads:
 async def measure(base_url: str, effort: Effort) -> dict[str, float]:
     """Every figure that needs a running server only."""
     async with open_session() as session:
-        (model, *_) = await models(session, base_url, {}, START_TIMEOUT_S)
+        model = (await models(session, base_url, {}, START_TIMEOUT_S)).ids[0]
         target = Target(
             base_url=base_url, model=model, ignore_eos=True, extra_body={"temperature": 0}
         )

@@ -108,7 +108,7 @@ async def _model(session: aiohttp.ClientSession, server: ServerProcess) -> str:
     while True:
         server.check()
         try:
-            return (await models(session, server.base_url, {}, 0.0))[0]
+            return (await models(session, server.base_url, {}, 0.0)).ids[0]
         except Unusable:
             if time.perf_counter() > server.started_s + START_TIMEOUT_S:
                 raise

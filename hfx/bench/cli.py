@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 plots.check(options.plot)
             plan = runner.run(_plan(options))
             record = Record("hfx.bench")
+            record.machine["emulated"] = plan.target.emulated
+            if plan.target.emulated is not None:
+                print(f"EMULATED: the server's device is {plan.target.emulated}, by its profile")
             if options.find_rate:
                 return _report_search(options, runner.run(_search(plan, options)), record)
             run = runner.run(_measure(plan, options))
@@ -72,16 +75,17 @@ async def _target(session: aiohttp.ClientSession, options: argparse.Namespace) -
     if key := options.api_key or os.environ.get("OPENAI_API_KEY"):
         headers.setdefault("Authorization", f"Bearer {key}")
     served = await models(session, options.base_url, headers, options.ready_check_timeout_sec)
-    if not (options.model or served):
+    if not (options.model or served.ids):
         raise Unusable(f"{options.base_url} lists no model: give --model")
     return Target(
         base_url=options.base_url,
-        model=options.model or served[0],
+        model=options.model or served.ids[0],
         backend=options.backend,
         endpoint=options.endpoint,
         ignore_eos=options.ignore_eos,
         headers=headers,
         extra_body=options.extra_body,
+        emulated=served.emulated,
     )
 
 
@@ -202,6 +206,7 @@ def _asked(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "backend": options.backend,
         "label": options.label,
         "model_id": plan.target.model,
+        "emulated": plan.target.emulated,
         "tokenizer_id": options.tokenizer or plan.target.model,
         "num_prompts": len(plan.prompts),
         "request_rate": options.request_rate if math.isfinite(options.request_rate) else "inf",

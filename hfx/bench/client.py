@@ -38,6 +38,7 @@ class Target:
     ignore_eos: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    emulated: str | None = None  # the device that the server says it only emulates
 
     @property
     def url(self) -> str:

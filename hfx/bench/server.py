@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -23,10 +24,18 @@ class Unusable(Exception):
     """The server, the model or the input can't be used; the message is one line for a person."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The ids that a server serves, and the device that it says it only emulates."""
+
+    ids: tuple[str, ...]
+    emulated: str | None = None
+
+
 async def models(
     session: aiohttp.ClientSession, base_url: str, headers: Mapping[str, str], timeout_s: float
-) -> list[str]:
-    """The ids that the server serves, waiting up to `timeout_s` for it to answer.
+) -> Listing:
+    """What the server says it serves, waiting up to `timeout_s` for it to answer.
 
     Raises:
         Unusable: it can't be reached, stays unready, or refuses.
@@ -37,7 +46,7 @@ async def models(
             async with session.get(url, headers=headers) as response:
                 if response.status == 200:
                     listed = await response.json(content_type=None)
-                    return [str(entry["id"]) for entry in listed["data"]]
+                    return _listing(listed["data"])
                 problem = f"{url} answers HTTP {response.status}"
                 can_wait = response.status == STARTING
         except (aiohttp.ClientError, OSError) as error:
@@ -49,6 +58,12 @@ async def models(
             waiting = "; give it time with --ready-check-timeout-sec" if can_wait else ""
             raise Unusable(problem + waiting)
         await asyncio.sleep(RETRY_S)
+
+
+def _listing(entries: Sequence[Mapping[str, object]]) -> Listing:
+    emulated = [entry["emulated"] for entry in entries if entry.get("emulated")]
+    ids = tuple(str(entry["id"]) for entry in entries)
+    return Listing(ids, str(emulated[0]) if emulated else None)
 
 
 async def try_once(session: aiohttp.ClientSession, target: Target, text: str = "Hello") -> Outcome:

@@ -293,6 +293,7 @@ def usage(prompt_tokens: int, cached_tokens: int, output_tokens: int) -> dict[st
 
 
 @lru_cache
-def fingerprint(version: str, source: str) -> str:
-    """A short name of what computes the answers: same name, same numbers."""
-    return f"hfx-{version}-{zlib.crc32(source.encode()):08x}"
+def fingerprint(version: str, source: str, emulated: str | None = None) -> str:
+    """A short name of what computes the answers, if anything does: same name, same numbers."""
+    device = "" if emulated is None else f"-emulated-{emulated}"
+    return f"hfx-{version}-{zlib.crc32(source.encode()):08x}{device}"

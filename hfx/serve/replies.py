@@ -251,6 +251,9 @@ class ModelCard(BaseModel):
     parent: str | None = None
     max_model_len: int
     permission: list[dict[str, Any]] = []
+    emulated: str | None = Field(
+        None, description="The cost profile of the device that is emulated; absent on a real one."
+    )
 
 
 class ModelList(BaseModel):
@@ -286,3 +289,6 @@ class Version(BaseModel):
     """The answer of `/version`."""
 
     version: str
+    emulated: str | None = Field(
+        None, description="The cost profile of the device that is emulated; absent on a real one."
+    )

@@ -193,6 +193,11 @@ async def model_card(request: Request, model_id: str) -> Response:
     return json(cards[model_id])
 
 
+def _emulation(site: Site) -> dict[str, str]:
+    """What no answer about an emulated device leaves out."""
+    return {} if site.emulated is None else {"emulated": site.emulated}
+
+
 def _cards(site: Site) -> list[dict[str, Any]]:
     if site.model is None:
         site.lifecycle.admit()
@@ -204,7 +209,8 @@ def _cards(site: Site) -> list[dict[str, Any]]:
             created=model.created,
             root=model.source,
             max_model_len=model.served.max_model_len,
-        ).model_dump()
+        ).model_dump(exclude={"emulated"})
+        | _emulation(site)
         for name in model.served.names
     ]
 
@@ -256,8 +262,8 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/version", tags=["operation"], summary="Version of hfx", responses=gives(replies.Version)
 )
-async def version() -> Response:
-    return json({"version": hfx.__version__})
+async def version(request: Request) -> Response:
+    return json({"version": hfx.__version__} | _emulation(site_of(request)))
 
 
 @router.get(

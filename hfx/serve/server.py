@@ -23,13 +23,13 @@ from hfx.engine.threads import let_idle_threads_sleep
 from .app import application
 from .convert import Served
 from .cost_metrics import CostMetrics
-from .device_metrics import CompilationMetrics
+from .device_metrics import CompilationMetrics, emulation_metric
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
 from .settings import Settings
 from .site import Model, Site
-from .start import Phases, configuration, greeting, say
+from .start import Phases, configuration, emulation, greeting, say
 from .tier_metrics import TierMetrics
 from .tiers import offered
 
@@ -113,7 +113,8 @@ class Life:
         self._config = config
         self._listener = listener
         self._phases = phases
-        self._site = Site(config.http, HttpMetrics(KNOWN_PATHS))
+        emulated = config.engine.emulated_profile
+        self._site = Site(config.http, HttpMetrics(KNOWN_PATHS), emulated=emulated)
         self._signals = 0
         self._stop = asyncio.Event()
         self._uvicorn = _Uvicorn(
@@ -199,6 +200,8 @@ class Life:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         say(greeting(url, model.served.names[0], self._phases))
+        if self._site.emulated is not None:
+            say(emulation(self._site.emulated))
 
     async def _drain(self) -> None:
         """Refuse new requests, let those under way end, abort what outlasts the timeout."""
@@ -234,6 +237,8 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
     CompilationMetrics(
         site.metrics.registry, model_name=names[0], counts=lambda: COMPILATIONS.counts
     )
+    if site.emulated is not None:
+        emulation_metric(site.metrics.registry, model_name=names[0], profile=site.emulated)
     if engine.cost is not None:
         engine.add_observer(
             CostMetrics(site.metrics.registry, model_name=names[0], cost=engine.cost)
@@ -253,6 +258,7 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         int(time.time()),
         tiers,
         config.http.per_request_metrics,
+        site.emulated,
     )
 
 

@@ -40,6 +40,7 @@ class Model:
     created: int  # seconds since 1970
     tiers: Mapping[str, Tier]
     tells_metrics: bool  # in answers to requests without a promise, too
+    emulated: str | None = None  # the profile of the device, if there is none
 
     def reach(self) -> tuple[Reach, ...]:
         """What this device could make of each tier if it were idle, by the present prices."""
@@ -79,7 +80,7 @@ class Model:
             id=f"{kind}-{body.request_id or incoming.scope['request_id']}",
             model=name,
             created=int(time.time()),
-            fingerprint=fingerprint(hfx.__version__, self.source),
+            fingerprint=fingerprint(hfx.__version__, self.source, self.emulated),
             tier=promised.tier if promised.is_asked_for else None,
             usage=bool(options and options.include_usage),
         )
@@ -115,6 +116,7 @@ class Site:
     metrics: HttpMetrics
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     model: Model | None = None
+    emulated: str | None = None  # known before there is a model
 
     def state(self) -> str:
         """The lifecycle's state, or `dead` once the engine is."""

@@ -92,6 +92,14 @@ def _shown(setting: Setting) -> str:
     return ", ".join(map(str, names))
 
 
+def emulation(profile: str) -> str:
+    """What a reader of the log must not overlook."""
+    return (
+        f"EMULATED: no device computes; steps take as long as cost profile {profile} says, and "
+        "answers are made-up words, as many as max_tokens allows"
+    )
+
+
 def greeting(url: str, model: str, phases: Phases) -> str:
     """How long the start took, and a command that talks to the server."""
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.seconds.items())
