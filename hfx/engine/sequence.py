@@ -27,7 +27,6 @@ class Past:
     token_ids: tuple[int, ...] = ()
     first_token_s: float | None = None
     last_token_s: float | None = None
-    was_relegated: bool = False
 
 
 class Sequence:
@@ -143,7 +142,6 @@ class Sequence:
         live.output_tokens = len(past.token_ids)
         live.known_tokens += live.output_tokens
         live.first_token_s, live.last_token_s = past.first_token_s, past.last_token_s
-        self.account.was_relegated = past.was_relegated
         if past.token_ids:
             self.account.redo_tokens = live.known_tokens
 
