@@ -148,6 +148,38 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """Many replicas of one engine, each a process, and how requests are shared out to them.
+
+    `launcher` "auto" is no process of its own for a single replica, and local ones for more.
+    `replica_devices` are the devices of replicas 0, 1, ..., over and over; empty: all have the
+    engine's. `dispatch` names a dispatcher. A replica that is silent for `lease_s`, or whose step
+    takes longer than `step_timeout_s`, is taken for dead. Requests wait up to `hold_s` for a
+    replica while none is ready.
+    """
+
+    replicas: int = 1
+    launcher: Literal["auto", "local"] = "auto"
+    replica_devices: tuple[str, ...] = ()
+    dispatch: str = "hfx"
+    lease_s: float = 3.0
+    step_timeout_s: float = 300.0
+    hold_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ValueError(f"replicas is {self.replicas}: it must be at least 1")
+        for name in ("lease_s", "step_timeout_s", "hold_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be greater than 0")
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether replicas are processes; if not, the one engine lives in the server's own."""
+        return self.replicas > 1 or self.launcher != "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """A class of service: the promise of its requests that bring none, and what overload may do.
 
@@ -197,5 +229,6 @@ class ServeConfig:
     """Everything `python -m hfx.serve` is told."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     tiers: tuple[Tier, ...] = ()  # beside the built-in ones, or instead of one of the same name

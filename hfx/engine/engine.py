@@ -135,16 +135,7 @@ class Engine:
             ValueError: the prompt is so long that it leaves no room for output, or a token id is
                 not in the vocabulary; the message names value and limit.
         """
-        _check_vocabulary("prompt_token_ids", request.prompt_token_ids, self._vocabulary)
-        _check_vocabulary("logit_bias", request.sampling.logit_bias, self._vocabulary)
-        _check_vocabulary("stop_token_ids", request.sampling.stop_token_ids, self._vocabulary)
-        if request.prompt_tokens >= self.max_model_len:
-            raise ValueError(
-                f"the prompt has {request.prompt_tokens} tokens: the model's context of "
-                f"{self.max_model_len} tokens must hold it and at least 1 output token; shorten "
-                f"the prompt to {self.max_model_len - 1} tokens, or serve with a larger "
-                "max_model_len"
-            )
+        check_request(request, self._vocabulary, self.max_model_len)
 
     def add(
         self,
@@ -477,6 +468,19 @@ class Engine:
 def seed_of(asked: int | None, seed: int, arrivals: int) -> str:
     """What a request's draws are made from: the seed it asks for, or the engine's and its place."""
     return f"{seed}+{arrivals}" if asked is None else str(asked)
+
+
+def check_request(request: Request, vocabulary: int, max_model_len: int) -> None:
+    """See `Engine.check`."""
+    _check_vocabulary("prompt_token_ids", request.prompt_token_ids, vocabulary)
+    _check_vocabulary("logit_bias", request.sampling.logit_bias, vocabulary)
+    _check_vocabulary("stop_token_ids", request.sampling.stop_token_ids, vocabulary)
+    if request.prompt_tokens >= max_model_len:
+        raise ValueError(
+            f"the prompt has {request.prompt_tokens} tokens: the model's context of "
+            f"{max_model_len} tokens must hold it and at least 1 output token; shorten the prompt "
+            f"to {max_model_len - 1} tokens, or serve with a larger max_model_len"
+        )
 
 
 def _check_vocabulary(name: str, token_ids: Collection[int], vocabulary: int) -> None:

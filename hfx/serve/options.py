@@ -312,6 +312,51 @@ OPTIONS: tuple[Option, ...] = (
         ),
     ),
     *_rows(
+        "replicas",
+        "fleet.",
+        (
+            "replicas",
+            "replicas",
+            "engines, each a process with its share of cores or devices; a single one lives in the "
+            "server's own process, unless --launcher says otherwise",
+            {"aliases": ("data-parallel-size", "dp"), **_COUNT},
+        ),
+        ("launcher", "launcher", "what starts replicas: local, processes of this machine", {}),
+        (
+            "replica-devices",
+            "replica_devices",
+            "devices of replicas 0, 1, ..., over and over, where they differ: "
+            "emulated:PROFILE,emulated:OTHER",
+            {},
+        ),
+        (
+            "dispatch",
+            "dispatch",
+            "who decides which replica serves a request: hfx by promises and prices, or one that "
+            "it is compared with: round_robin, least_loaded, power_of_two, prefix_affinity",
+            {},
+        ),
+        (
+            "replica-lease",
+            "lease_s",
+            "seconds of silence after which a replica is taken for dead; its requests go on "
+            "elsewhere",
+            {"minimum": 0.1},
+        ),
+        (
+            "replica-step-timeout",
+            "step_timeout_s",
+            "seconds that one step may take; then its replica is taken for dead",
+            {"minimum": 1},
+        ),
+        (
+            "replica-hold",
+            "hold_s",
+            "seconds that requests wait for a replica while none is ready; then they get a 503",
+            {"minimum": 0.1},
+        ),
+    ),
+    *_rows(
         "server",
         "http.",
         ("host", "host", "address to listen on", {}),
