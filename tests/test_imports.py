@@ -17,7 +17,10 @@ PLANNING = (
     "hfx.engine",
     "hfx.engine.engine",
     "hfx.engine.async_engine",
-    "hfx.engine.emulated",
+    "hfx.engine.emulate",
+    "hfx.engine.launch",
+    "hfx.models.words",
+    "hfx.serve.server",
     "hfx.simulate",
     "hfx.simulate.cli",
 )
@@ -36,7 +39,9 @@ def test_a_planning_layer_loads_no_torch(name: str) -> None:
     assert run(f"import sys, {name}; print('torch' in sys.modules)") == "False"
 
 
-@pytest.mark.parametrize("name", ["hfx", "hfx.engine", "hfx.scheduler", "hfx.cache", "hfx.cost"])
+@pytest.mark.parametrize(
+    "name", ["hfx", "hfx.engine", "hfx.models", "hfx.scheduler", "hfx.cache", "hfx.cost"]
+)
 def test_every_public_name_resolves(name: str) -> None:
     module = importlib.import_module(name)
 
@@ -44,7 +49,7 @@ def test_every_public_name_resolves(name: str) -> None:
     assert set(module.__all__) <= set(dir(module))
 
 
-@pytest.mark.parametrize("name", ["hfx", "hfx.engine"])
+@pytest.mark.parametrize("name", ["hfx", "hfx.engine", "hfx.models"])
 def test_an_unknown_name_is_an_attribute_error_that_names_it(name: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'Nothing'"):
         _ = importlib.import_module(name).Nothing

@@ -37,6 +37,8 @@ class Defaults(Protocol):
     def top_k(self) -> int | None: ...
     @property
     def repetition_penalty(self) -> float | None: ...
+    @property
+    def max_new_tokens(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +231,10 @@ def _max_tokens(body: GenerationBody, served: Served, prompt_tokens: int) -> tup
         )
     if wanted is not None:
         return field, wanted
-    unset = room if isinstance(body, ChatCompletionRequest) else min(COMPLETION_TOKENS, room)
-    return field, max(unset, min(body.min_tokens or 0, room))
+    unset = COMPLETION_TOKENS
+    if isinstance(body, ChatCompletionRequest):
+        unset = served.defaults.max_new_tokens or room  # what the model's makers advise
+    return field, max(min(unset, room), min(body.min_tokens or 0, room))
 
 
 def _logprobs(body: GenerationBody) -> int | None:

@@ -123,6 +123,12 @@ def spawn(*arguments: str, environment: dict[str, str] | None = None) -> Running
     return Running(process, lines, port, http)
 
 
+@pytest.fixture(scope="session")
+def begin() -> Start:
+    """Start a server, for fixtures that end it."""
+    return spawn
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start servers that end with the test; they may still be loading."""

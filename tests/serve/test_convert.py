@@ -45,6 +45,14 @@ def test_a_chat_without_max_tokens_gets_the_rest_of_the_context() -> None:
     assert convert.sampling(chat(), served(), 40).max_tokens == 60
 
 
+def test_a_chat_without_max_tokens_gets_what_the_model_s_makers_advise() -> None:
+    advised = served(max_new_tokens=20)
+
+    assert convert.sampling(chat(), advised, 40).max_tokens == 20
+    assert convert.sampling(chat(max_tokens=30), advised, 40).max_tokens == 30
+    assert convert.sampling(chat(), advised, 90).max_tokens == 10
+
+
 def test_a_completion_without_max_tokens_gets_16() -> None:
     assert convert.sampling(completion(), served(), 40).max_tokens == 16
     assert convert.sampling(completion(), served(), 90).max_tokens == 10
