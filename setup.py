@@ -77,6 +77,7 @@ setup(
         "hfx": ["py.typed"],
         "hfx.cost.presets": ["*.json"],
         "hfx.kernels": ["*.pyi"],
+        "hfx.simulate": ["*.jinja"],
         "hfx.kernels.gpu": ["*.json"],
         "hfx.kernels.npu": ["*.json"],
     },

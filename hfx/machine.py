@@ -22,7 +22,7 @@ def describe_machine() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _line("/proc/cpuinfo", "model name") or platform.processor(),
         "cpu_flags": [flag for flag in _FLAGS if flag in _line("/proc/cpuinfo", "flags").split()],
-        "cores": _cores(),
+        "cores": cores(),
         "memory": _line("/proc/meminfo", "MemTotal"),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -45,8 +45,8 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _cores() -> int:
-    """Those that this process may use."""
+def cores() -> int:
+    """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from hfx.cost.presets import names
@@ -18,27 +21,36 @@ Serves made-up or recorded traffic on a fleet that does not exist, with the sche
 server and the speed that a cost profile says, and reports which promises were kept at what cost.
 A minute of traffic on a few replicas takes about a second."""
 
-EPILOG = f"""\
+EPILOG = """\
 policies:
   hfx                     the project's own dispatcher and step scheduler
+  hfx_reconstruction      our stand-in for the published system, whole
   DISPATCH+STEP_CHUNK     a dispatcher, a step policy, and the most tokens of a step:
                           least_loaded+fcfs_2048, round_robin+edf_512, hfx+fcfs_1024
-  dispatchers             {", ".join(DISPATCHERS)}
-  step policies           {", ".join(POLICIES)}
+{dispatchers}
+{steps}
 
 workloads (of an 8B model; targets are time to first token, time per token):
   agent 0.3 s 30 ms, code 0.5 s 50 ms, chat 1 s 100 ms, summ 5 s 150 ms, batch 600 s in all
-  M1: 10 % agent, 30 % code, 40 % chat, 20 % summ     M2: code-heavy     M3: long prompts, batch
+  M1  10 % agent, 30 % code, 40 % chat, 20 % summ
+  M2  20 % agent, 50 % code, 20 % chat, 10 % summ
+  M3  10 % agent, 10 % code, 30 % chat, 40 % summ with long prompts, 10 % batch
+  Lengths have the statistics of published traces (Azure 2023, arXiv, Mooncake, ShareGPT), or are
+  their own rows with --data.
 
-profiles that ship with it: {", ".join(names())}
+profiles that ship with it (others are made by python -m hfx.calibrate):
+{profiles}
 
 examples:
   python -m hfx.simulate --workload M1 --rate 28 --replicas 4 --policy hfx
   python -m hfx.simulate --rate 20,24,28,32 --replicas 4 --policy hfx \\
-      --policy least_loaded+fcfs_2048 --seeds 3 --json sweep.json --plot sweep.png
+      --policy least_loaded+fcfs_2048 --seeds 3 --json sweep.json --report report/
   python -m hfx.simulate --trace day.csv.gz --ttft 1 --tpot 0.1 --replicas 2
   python -m hfx.simulate --rate 40 --replicas 4 --profile h100-llama3.1-8b \\
-      --profile a100-llama3-8b --fail 60:0:30 --slow 1:1.5"""
+      --profile a100-llama3-8b --fail 60:0:30 --slow 1:1.5
+
+A sweep that was stopped goes on where it was when the same command is given again: finished runs
+are kept in REPORT/runs.jsonl, or in FILE.runs.jsonl beside --json FILE."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,19 +58,43 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="python -m hfx.simulate",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG.format(
+            dispatchers=_listed("  dispatchers   ", DISPATCHERS),
+            steps=_listed("  step policies ", POLICIES),
+            profiles=_listed("  ", names()),
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _traffic(out.add_argument_group("traffic"))
     _fleet(out.add_argument_group("fleet"))
     _belief(out.add_argument_group("what policies believe"))
-    report = out.add_argument_group("report")
-    report.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures")
-    report.add_argument(
+    _report(out.add_argument_group("report"))
+    return out
+
+
+def _listed(title: str, words: Iterable[str]) -> str:
+    indent = " " * len(title)
+    return textwrap.fill(", ".join(words), 100, initial_indent=title, subsequent_indent=indent)
+
+
+def _report(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures")
+    group.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write a page to show to others (index.html) and its figures as PNG and SVG",
+    )
+    group.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw kept promises against rate (PNG or SVG)"
     )
-    report.add_argument("--quiet", action="store_true", help="no progress bar")
-    return out
+    group.add_argument(
+        "--jobs", type=_count, metavar="N", help="processes that share the runs (every core)"
+    )
+    group.add_argument(
+        "--fresh", action="store_true", help="keep no finished runs and use none from before"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _traffic(group: argparse._ArgumentGroup) -> None:
@@ -69,8 +105,24 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
         "--trace",
         type=Path,
         metavar="FILE",
-        help="replay this instead: Azure's CSV, Mooncake's JSON lines, or CSV with "
-        "[arrival_s,]input_tokens,output_tokens[,hash_ids]; all requests get --ttft and --tpot",
+        help="replay this instead: CSV with [arrival_s,]input_tokens,output_tokens[,hash_ids], or "
+        "as published by Azure (2023, 2024), BurstGPT, Mooncake, ServeGen, Vidur or splitwise-sim; "
+        "plain or .gz; all requests get --ttft and --tpot",
+    )
+    group.add_argument(
+        "--jitter",
+        type=_at_least_0,
+        metavar="S",
+        help="move a trace's arrivals by less than this (as much as its clock was rounded)",
+    )
+    group.add_argument(
+        "--data",
+        type=Path,
+        nargs="?",
+        const=Path(os.environ.get("HFX_DATA", "")),
+        metavar="DIR",
+        help="draw a workload's lengths from the rows of published traces in this folder, not from "
+        "their statistics; without DIR the folder that HFX_DATA names",
     )
     group.add_argument(
         "--rate",
@@ -83,7 +135,23 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--seeds", type=_count, default=1, metavar="N", help="runs, seeds 0 to N-1")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
-    group.add_argument("--arrivals", default="poisson", choices=KINDS, help="(poisson)")
+    group.add_argument(
+        "--arrivals",
+        default="poisson",
+        choices=KINDS,
+        help="how they are spread: gamma comes in bursts of --cv, onoff in spells as Azure's code "
+        "trace, diurnal as a published day (poisson)",
+    )
+    group.add_argument(
+        "--clock", type=Path, metavar="FILE", help="arrive as in this trace instead, at --rate"
+    )
+    group.add_argument(
+        "--day-seconds",
+        type=_positive,
+        default=3600.0,
+        metavar="S",
+        help="how long the day of diurnal takes (3600)",
+    )
     group.add_argument(
         "--cv", type=_positive, default=2.5, metavar="X", help="of the gaps of gamma (2.5)"
     )
@@ -104,7 +172,11 @@ def _fleet(group: argparse._ArgumentGroup) -> None:
         "(rtxpro6000-llama3.1-8b)",
     )
     group.add_argument(
-        "--policy", action="append", metavar="NAME", help="see below; several are compared (hfx)"
+        "--policy",
+        action="extend",
+        type=_names,
+        metavar="NAME[,NAME...]",
+        help="see below; several are compared (hfx)",
     )
     group.add_argument(
         "--kv-tokens", type=_count, default=500_000, metavar="N", help="a replica's cache (500000)"
@@ -129,11 +201,11 @@ def _fleet(group: argparse._ArgumentGroup) -> None:
 
 def _belief(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--host-ms", type=float, default=0.0, metavar="MS", help="added to every step (0)"
+        "--host-ms", type=_at_least_0, default=0.0, metavar="MS", help="added to every step (0)"
     )
     group.add_argument(
         "--noise",
-        type=float,
+        type=_at_least_0,
         default=0.0,
         metavar="X",
         help="random errors of step times, 1 is as large as the profile reports (0)",
@@ -153,6 +225,10 @@ def _belief(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _rates(text: str) -> tuple[float, ...]:
     return tuple(_positive(part) for part in text.split(","))
 
@@ -161,6 +237,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _at_least_0(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -93,7 +93,12 @@ class FleetSpec:
                 f"kv_tokens is {self.kv_tokens}: at least a block of {self.block_tokens} is needed"
             )
 
-    def fleet(self, *, keep_tokens: bool = False) -> Fleet:
+    def fleet(
+        self,
+        *,
+        keep_tokens: bool = False,
+        observer: Callable[[float, Fleet], float] | None = None,
+    ) -> Fleet:
         """The fleet, ready to run once.
 
         Raises:
@@ -105,6 +110,7 @@ class FleetSpec:
             failures=self.failures,
             spawn=self.replica,
             keep_tokens=keep_tokens,
+            observer=observer,
         )
 
     def replica(self, id: int) -> Replica:

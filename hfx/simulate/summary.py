@@ -14,13 +14,20 @@ from .fleet import Result
 from .job import Fate
 
 Summary = dict[str, float]
+Curves = dict[str, dict[str, list[float]]]
+
+ALL = "all"  # classes together
+STEPS = 100  # of a distribution
 
 
-def summarize(result: Result, horizon_s: float) -> Summary:
+def summarize(
+    result: Result, horizon_s: float, *, feasible: frozenset[str] | None = None
+) -> Summary:
     """The figures of a run, all of them the same for the same input: no wall times.
 
     `horizon_s` is how long requests arrived. Mean TTFT is over all arrivals, those without a first
-    token counted at the horizon's end.
+    token counted at the horizon's end. `feasible` are the ids of those whose promise an idle
+    replica would keep: with them shares are given also over those alone.
     """
     fates = result.fates
     met = sum(fate.meets for fate in fates)
@@ -41,6 +48,7 @@ def summarize(result: Result, horizon_s: float) -> Summary:
         "rejected": sum(fate.was_refused for fate in fates) / count,
         "relegated": sum(fate.was_relegated for fate in fates) / count,
         "preemptions": sum(fate.preemptions for fate in fates),
+        "arrivals_rps": len(fates) / horizon_s,
         "goodput_rps": met / horizon_s,
         "ttft_mean_s": float(ttft.mean()),
         "ttft_p50_s": float(np.percentile(ttft, 50)),
@@ -51,7 +59,44 @@ def summarize(result: Result, horizon_s: float) -> Summary:
         "accelerator_s_per_1000_met": result.accelerator_s / met * 1000 if met else inf,
         "utilisation": result.busy_s / result.accelerator_s if result.accelerator_s else 0.0,
         "steps": result.steps,
+        **({} if feasible is None else _of_feasible(fates, feasible)),
     }
+
+
+def _of_feasible(fates: Sequence[Fate], feasible: frozenset[str]) -> Summary:
+    """Shares over the requests that can be kept at all."""
+    chosen = [fate for fate in fates if fate.job.request.id in feasible]
+    by_class = attainment(chosen, cumulative=False)
+    return {
+        "feasible_alone": len(chosen) / max(1, len(fates)),
+        "joint_of_feasible": sum(fate.meets for fate in chosen) / max(1, len(chosen)),
+        "worst_class_of_feasible": min(by_class.values(), default=0.0),
+        **{f"of_feasible_{name}": share for name, share in by_class.items()},
+    }
+
+
+def curves(fates: Sequence[Fate]) -> Curves:
+    """Quantiles of TTFT and TPOT in steps of a percent, over all and for each class.
+
+    TTFT is over all arrivals, infinite where no first token came; TPOT over outputs of more than
+    one token.
+    """
+    groups: dict[str, list[Fate]] = {ALL: list(fates)}
+    for fate in fates:
+        groups.setdefault(fate.job.request.objective.tier, []).append(fate)
+    return {
+        name: {
+            "ttft_s": _quantiles([fate.ttft_s for fate in group]),
+            "tpot_s": _quantiles([fate.tpot_s for fate in group if fate.output_tokens > 1]),
+        }
+        for name, group in sorted(groups.items())
+    }
+
+
+def _quantiles(values: Sequence[float]) -> list[float]:
+    at = np.linspace(0.0, 1.0, STEPS + 1)
+    found: list[float] = np.quantile(values or [0.0], at, method="inverted_cdf").tolist()
+    return found
 
 
 def attainment(fates: Iterable[Fate], *, cumulative: bool) -> dict[str, float]:
