@@ -129,9 +129,14 @@ class EngineConfig:
     cost: CostConfig = field(default_factory=CostConfig)
     device: str = "auto"
     kernel_backend: str | None = None  # None: the first that can run here
-    threads: int | None = None  # None: every core this process may use
+    threads: int | None = None  # of all ranks together; None: every core this process may use
+    tensor_parallel_size: int = 1  # processes that compute the model together, a device each
 
     def __post_init__(self) -> None:
+        if self.tensor_parallel_size < 1:
+            raise ValueError(
+                f"tensor_parallel_size is {self.tensor_parallel_size}: it must be at least 1"
+            )
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}: it must be at least 1")
         if self.device not in DEVICES and not self.emulated_profile:

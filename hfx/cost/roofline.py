@@ -106,18 +106,19 @@ def roofline(
     """The prior of a model on a device, split over `tensor_parallel` of them.
 
     Raises:
-        ValueError: heads can't be split that way, or the device has no links.
+        ValueError: there are more ranks than heads, or the device has no links.
     """
     ranks = tensor_parallel
-    if ranks < 1 or sizes.query_heads % ranks:
+    if not 1 <= ranks <= sizes.query_heads:
         raise ValueError(
-            f"tensor_parallel is {ranks}: it must divide the {sizes.query_heads} query heads"
+            f"tensor_parallel is {ranks}: it must be from 1 to {sizes.query_heads}, the query heads"
         )
     flops = device.flops_per_s * device.flops_share * ranks
     rate = device.bytes_per_s * device.bytes_share * ranks
     knots, curve, slope = _curve(sizes, device, ranks)
     head = sizes.width * sizes.vocabulary
-    kv_share = max(1.0, ranks / sizes.kv_heads)  # heads are copied where ranks outnumber them
+    # The rank with most heads decides: some have one more, or copies where ranks outnumber heads.
+    kv_share = ranks * math.ceil(sizes.kv_heads / ranks) / sizes.kv_heads
     kv_token_s = sizes.kv_bytes_per_token * kv_share / rate
     pair_flops = 4 * sizes.layers * sizes.query_heads * sizes.head_size
     pieces = (

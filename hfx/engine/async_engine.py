@@ -67,6 +67,8 @@ class AsyncEngine:
         self._death: str | None = None
         self._thread = threading.Thread(target=self._run, name="hfx-engine", daemon=True)
         self._thread.start()
+        if engine.company is not None:
+            engine.company.on_loss(lambda error: self._commands.put(partial(_die, error)))
 
     @classmethod
     def launch(
@@ -211,6 +213,7 @@ class AsyncEngine:
         """
         self._commands.put(self._stop)
         self._thread.join()
+        self._engine.close()
         self._fail_readers(EngineDead("the engine was closed"))
 
     def leave(self, mailbox: Mailbox) -> None:
@@ -322,6 +325,7 @@ class AsyncEngine:
             logger.exception("the engine has died")
             self._death = f"{type(error).__name__}: {error}"
             self._fail_readers(EngineDead(f"the engine has stopped: {self._death}"))
+            self._engine.close()
 
     def _obey(self) -> None:
         """Carry out all commands that have come; wait for one if there is nothing else to do."""
@@ -389,6 +393,10 @@ class AsyncEngine:
                 del self._readers[delta.request_id]
         for outbox, news in by_outbox.items():
             outbox.post(news)
+
+
+def _die(error: EngineDead) -> None:
+    raise error
 
 
 def _settle(settle: Callable[[Any], None], result: object, answer: "asyncio.Future[Any]") -> None:

@@ -4,6 +4,7 @@ S sequences, T new tokens packed end to end, C columns of the block table, R sam
 arrays only, in the form of `hfx.kernels.RaggedBatch`; nothing here imports torch.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from hfx.request import Mix
 
 from .delta import TokenLogprob
 from .draw import Draw
+from .errors import EngineDead
 from .sequence import Sequence
 
 
@@ -61,6 +63,23 @@ class Executor(Protocol):
         Raises:
             Exception: the step failed as a whole; what it wrote must not be relied upon.
         """
+        ...
+
+
+class Company(Protocol):
+    """Other processes that compute an engine's steps together with it."""
+
+    @property
+    def lost(self) -> EngineDead | None:
+        """Why they can't any more; from any thread."""
+        ...
+
+    def on_loss(self, tell: Callable[[EngineDead], None]) -> None:
+        """Have it told as soon as they can't, in a thread of its own; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """End them; from any thread, and more than once."""
         ...
 
 

@@ -1,13 +1,26 @@
-"""Groups of ranks that compute one model together, over the library that fits their device."""
+"""Groups of ranks that compute one model together, over the library that fits their device.
+
+Groups are their own: none of them is torch.distributed's default group, which belongs to whoever
+imported us, except Huawei's, which torch makes in no other way.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store, TCPStore
+
+dist: Any = torch.distributed  # whose types don't export what a build may lack
 LIBRARIES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # on AMD's GPUs "nccl" is RCCL
+LOOPBACK = "127.0.0.1"
+HOST_TIMEOUT_S = 30.0  # between ranks on a CPU, which do the same work at the same time
+DEVICE_TIMEOUT_S = 600.0  # elsewhere the first steps compile kernels, each rank at its own speed
 
 
 def library_for(kind: str) -> str:
@@ -22,12 +35,60 @@ def library_for(kind: str) -> str:
     return LIBRARIES[kind]
 
 
-def join(
-    device: torch.device, *, rank: int, ranks: int, address: str, timeout_s: float = 60.0
-) -> dist.ProcessGroup:
-    """This process's group, once all its ranks have joined; `dist.destroy_process_group` leaves.
+class Collectives:
+    """One rank's place in a group; implements `hfx.models.Group`."""
 
-    `address` is where rank 0 listens, such as "tcp://10.0.0.1:29500".
+    def __init__(self, library: str, group: Any, rank: int, ranks: int) -> None:
+        self.library = library
+        self.rank = rank
+        self.ranks = ranks
+        self._group = group
+
+    def add_up(self, x: torch.Tensor) -> None:
+        """See `Group.add_up`."""
+        self._group.allreduce([x], dist.AllreduceOptions()).wait()
+
+    def gather(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """See `Group.gather`."""
+        leads = self.rank == 0
+        if self.library == "hccl":  # which has no gather
+            parts = [torch.empty_like(x) for _ in range(self.ranks)]
+            self._group.allgather([parts], [x]).wait()
+            return parts if leads else ()
+        parts = [torch.empty_like(x) for _ in range(self.ranks)] if leads else []
+        self._group.gather([parts] if leads else [], [x], dist.GatherOptions()).wait()
+        return parts
+
+    def abort(self) -> None:
+        """Let every call that waits for other ranks fail; from any thread."""
+        self._group.abort()
+
+
+def listen(device: torch.device) -> TCPStore:
+    """Where the ranks of a group meet: rank 0 makes it, and tells the others its `port`.
+
+    Raises:
+        ValueError: the device has no library.
+        RuntimeError: this build of torch lacks it.
+    """
+    require(device)
+    store: TCPStore = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
+    return store
+
+
+def call(port: int) -> TCPStore:
+    """The meeting place that rank 0 has made.
+
+    Raises:
+        RuntimeError: nobody listens there.
+    """
+    timeout = timedelta(seconds=HOST_TIMEOUT_S)
+    store: TCPStore = dist.TCPStore(LOOPBACK, port, is_master=False, timeout=timeout)
+    return store
+
+
+def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collectives:
+    """This process's place, once all ranks have joined. All ranks are on this machine.
 
     Raises:
         ValueError: the rank is out of range, or the device has no library.
@@ -35,19 +96,49 @@ def join(
     """
     if not 0 <= rank < ranks:
         raise ValueError(f"rank is {rank}: it must be from 0 to {ranks - 1}, one less than ranks")
+    library = require(device)
+    make = {"gloo": _gloo, "nccl": _nccl, "hccl": _hccl}[library]
+    return Collectives(library, make(device, store, rank, ranks), rank, ranks)
+
+
+def require(device: torch.device) -> str:
+    """The library for the device, which this build of torch has.
+
+    Raises:
+        ValueError: there is none for it.
+        RuntimeError: this build lacks it.
+    """
     library = library_for(device.type)
     if not dist.is_available() or not dist.is_backend_available(library):
         raise RuntimeError(
             f"torch {torch.__version__} has no {library}: install a build of torch for "
             f"{device.type}"
         )
+    return library
+
+
+def _gloo(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
+    options._timeout = timedelta(seconds=HOST_TIMEOUT_S)
+    options._threads = 1
+    return dist.ProcessGroupGloo(store, rank, ranks, options)
+
+
+def _nccl(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
+    torch.cuda.set_device(device)
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=DEVICE_TIMEOUT_S)
+    return dist.ProcessGroupNCCL(store, rank, ranks, options)
+
+
+def _hccl(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
+    getattr(torch, device.type).set_device(device)
     dist.init_process_group(
-        library,
-        init_method=address,
+        "hccl",
+        store=store,
         rank=rank,
         world_size=ranks,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timedelta(seconds=DEVICE_TIMEOUT_S),
     )
-    group = dist.group.WORLD
-    assert group is not None
-    return group
+    return dist.group.WORLD

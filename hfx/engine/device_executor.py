@@ -71,7 +71,8 @@ class DeviceExecutor:
         else:
             logits_RV = self._launched(batch)
             places = list(range(len(batch.draws)))
-        sampled = self._sampler.choose(logits_RV, places, batch.draws)
+        draws = batch.draws if self._decoder.leads else ()
+        sampled = self._sampler.choose(logits_RV, places, draws)
         # Buffers on the host are filled anew by the next step, and this one's end is timed.
         self._accelerator.synchronize()
         return StepOutput(sampled)
@@ -94,11 +95,12 @@ class DeviceExecutor:
         """
         ragged = self._buckets.pad(batch, self._block_tokens, self._spare_page)
         decoder, rows = self._decoder, ragged.rows
-        wanted = at_least(self._buckets.sequences, len(batch.draws)) if batch.draws else 0
+        sampled = len(batch.sampled_rows_R)
+        wanted = at_least(self._buckets.sequences, sampled) if sampled else 0
         host_ids = self._host_ids.numpy()
         host_ids[: rows + wanted] = 0
         host_ids[: len(batch.token_ids_T)] = batch.token_ids_T
-        host_ids[rows : rows + len(batch.draws)] = batch.sampled_rows_R
+        host_ids[rows : rows + sampled] = batch.sampled_rows_R
         ids = self._ids[: rows + wanted]
         ids.copy_(self._host_ids[: rows + wanted], non_blocking=True)
         work = decoder.operators.plan(self._caches[0].spec, ragged)

@@ -39,6 +39,24 @@ def device_for(
     return torch.device("cpu")
 
 
+def of_rank(device: torch.device, rank: int, ranks: int) -> torch.device:
+    """The device of one of several ranks: accelerators in order, and one CPU for all.
+
+    Raises:
+        ValueError: there are fewer devices than ranks.
+    """
+    if device.type == "cpu":
+        return device
+    count = getattr(torch, device.type).device_count()
+    if ranks > count:
+        raise ValueError(
+            f"tensor_parallel_size is {ranks}, and {count} {device.type} device"
+            f"{'s are' if count > 1 else ' is'} visible: every rank needs one; make it at most "
+            f"{count}, or make more visible"
+        )
+    return torch.device(device.type, rank)
+
+
 def absence(name: str) -> str | None:
     """Why that kind of accelerator can't be used here, and what to do; None if it can."""
     return _no_gpu() if name == "cuda" else _no_npu()

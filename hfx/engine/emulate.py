@@ -36,6 +36,7 @@ class Emulation:
     executor: EmulatedExecutor
     pool: BlockPool
     max_model_len: int
+    company: None = None
 
 
 def emulate(

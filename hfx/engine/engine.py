@@ -18,7 +18,7 @@ from hfx.request import FinishReason, Plan, Refused, Request
 from hfx.scheduler import StepPolicy
 
 from .account import Meter, StepShare, is_promise
-from .batch import BlockTable, Executor, Sampled, StepBatch, build_batch
+from .batch import BlockTable, Company, Executor, Sampled, StepBatch, build_batch
 from .delta import Delta
 from .detokenize import TextStream
 from .errors import EngineDead
@@ -41,7 +41,8 @@ class Engine:
 
     `decode(token_ids, skip_special_tokens)` turns tokens into text. A request without a seed gets
     one from `seed` and its place in the order of arrival, so a rerun gives the same text. `cost`
-    predicts every step before it runs and learns from it; `admission` predicts requests.
+    predicts every step before it runs and learns from it; `admission` predicts requests. The
+    `company` ends with the engine, and its loss ends the engine.
 
     Raises:
         ValueError: the pool can't hold one sequence of `max_model_len` tokens.
@@ -61,6 +62,7 @@ class Engine:
         seed: int = 0,
         cost: LiveCost | None = None,
         admission: Forecast | None = None,
+        company: Company | None = None,
     ) -> None:
         if pool.total * pool.block_tokens < max_model_len:
             raise ValueError(
@@ -71,6 +73,7 @@ class Engine:
         self.pool = pool
         self.clock = clock or MonotonicClock()
         self.cost = cost
+        self.company = company
         self._executor = executor
         self._policy = policy
         self._decode = decode
@@ -198,7 +201,7 @@ class Engine:
         """Carry out one step; news of every request that got a token or ended.
 
         Raises:
-            EngineDead: one step too many in a row has failed.
+            EngineDead: one step too many in a row has failed, or the company was lost.
         """
         started_s = self.clock.now_s()
         expired = self._expire(self._expiries.due(started_s))
@@ -217,6 +220,8 @@ class Engine:
         planned_s = self.clock.now_s()
         try:
             sampled = self._executor.execute(batch).sampled
+        except EngineDead:
+            raise
         except Exception as error:
             return expired + self._fail([sequence for sequence, _ in steps], error)
         assert len(sampled) == len(batch.draws), "the executor owes a result for every draw"
@@ -229,6 +234,11 @@ class Engine:
         self._room.look(now_s, self._running, self._waiting)
         self._record(batch, plan, fresh, relegated, started_s, now_s, predicted)
         return deltas
+
+    def close(self) -> None:
+        """End the company; nothing to do without one. From any thread, and more than once."""
+        if self.company is not None:
+            self.company.close()
 
     def stats(self) -> EngineStats:
         """Counts as they are between two steps."""

@@ -11,13 +11,17 @@ import torch
 
 from hfx.cache import BlockPool
 from hfx.config import CacheConfig, EngineConfig, SchedulerConfig
-from hfx.models import DTYPES, Decoder, available_bytes, load
+from hfx.cost import Link
+from hfx.models import ALONE, DTYPES, Decoder, Group, Membership, available_bytes, load
 
+from .collectives import join, listen
 from .device_executor import DeviceExecutor
-from .devices import device_for
+from .devices import device_for, of_rank
 from .equip_device import prepared, sized
 from .executor import ModelExecutor
+from .lead_executor import LeadExecutor
 from .memory import PoolSize, model_len, pool_size
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from hfx.models import LoadedModel
@@ -25,38 +29,57 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NPU_BLOCK_TOKENS = 128
+Progress = Callable[[str, float], None]
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, of so many
 
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """A model in memory with its caches, and the longest sequence it serves in tokens."""
+    """A model in memory with its caches, and the longest sequence it serves in tokens.
+
+    `company` are the other ranks' processes, if there are some, and `link` is what adding up over
+    all of them costs.
+    """
 
     model: "LoadedModel"
-    executor: ModelExecutor | DeviceExecutor
+    executor: ModelExecutor | DeviceExecutor | LeadExecutor
     pool: BlockPool
     max_model_len: int
     limits: SchedulerConfig
+    company: Ranks | None = None
+    link: Link | None = None
 
 
-def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = None) -> Equipment:
+def equip(config: EngineConfig, progress: Progress | None = None) -> Equipment:
     """Load the model and size its cache; `progress` hears what takes time.
 
-    Sets torch's number of threads, which is the process's.
+    Sets torch's number of threads, which is the process's. With `tensor_parallel_size` above 1,
+    starts the processes of the other ranks, which end with this one's engine.
 
     Raises:
         ValueError: a setting is impossible; the message says which and what to do.
+        EngineDead: another rank has failed.
     """
-    torch.set_num_threads(config.threads or usable_cores())
-    device = device_for(
-        config.device, kernel_backend=config.kernel_backend, dtype=DTYPES[config.model.dtype]
-    )
+    if config.tensor_parallel_size == 1:
+        return _equip(config, progress, None)
+    ranks = Ranks(config)
+    try:
+        return _equip(config, progress, ranks)
+    except BaseException:
+        ranks.kill()
+        raise
+
+
+def _equip(config: EngineConfig, progress: Progress | None, ranks: Ranks | None) -> Equipment:
+    settle_threads(config, rank=0)
+    device = computing_on(config, rank=0)
     config = replace(config, cache=cache_for(device, config.cache))
     model = load(
         config.model,
         kernel_backend=config.kernel_backend,
         device=str(device),
         page_tokens=config.cache.block_size,
+        member=ALONE if ranks is None else _first_of(ranks),
         progress=progress,
     )
     decoder = model.decoder
@@ -64,18 +87,70 @@ def equip(config: EngineConfig, progress: Callable[[str, float], None] | None = 
         # They have threads of their own. What little is left to torch is not worth a region of
         # OpenMP's, which ends only when every thread has had a core.
         torch.set_num_threads(1)
-    size = _pool_size(config, decoder)
+    size = size_for(config, decoder)
+    if ranks is not None:
+        size = _agreed(size, ranks)
     max_model_len = model_len(config.model.max_model_len, model.spec.max_positions, size)
     logger.info("%s", described(decoder))
     logger.info("key-value cache: %s; max_model_len %d", size, max_model_len)
     prefixes = config.cache.enable_prefix_caching
-    return Equipment(
+    own = executor_for(config, decoder, size, max_model_len, progress)
+    equipment = Equipment(
         model,
-        _executor(config, decoder, size, max_model_len, progress),
+        own,
         BlockPool(size.blocks, size.block_tokens, prefix_caching=prefixes),
         max_model_len,
         config.scheduler,
     )
+    if ranks is None:
+        return equipment
+    lead = LeadExecutor(own, ranks)
+    link = lead.link(decoder)
+    ranks.serve()
+    return replace(equipment, executor=lead, company=ranks, link=link)
+
+
+def _first_of(ranks: Ranks) -> Membership:
+    """Rank 0's place, which it takes once all ranks have their weights."""
+
+    def join_group(device: torch.device) -> Group:
+        store = listen(device)
+        ranks.receive()
+        ranks.send(str(store.port).encode())
+        try:
+            group = join(device, store, rank=0, ranks=ranks.count)
+        except RuntimeError as error:
+            raise ranks.explained(error) from error
+        if device.type != "cpu":  # a device waits for ranks that have gone; gloo notices by itself
+            ranks.on_loss(lambda _: group.abort())
+        return group
+
+    return Membership(0, ranks.count, join_group)
+
+
+def _agreed(size: PoolSize, ranks: Ranks) -> PoolSize:
+    """The pool that every rank has room for."""
+    least = min(size.blocks, *map(int, ranks.receive()))
+    ranks.send(str(least).encode())
+    return replace(size, blocks=least)
+
+
+def settle_threads(config: EngineConfig, rank: int) -> None:
+    """Give torch this rank's share of the cores."""
+    threads, ranks = config.threads or usable_cores(), config.tensor_parallel_size
+    torch.set_num_threads(max(1, threads // ranks + (rank < threads % ranks)))
+
+
+def computing_on(config: EngineConfig, rank: int) -> torch.device:
+    """The device of one rank.
+
+    Raises:
+        ValueError: it isn't there; the message says what to do.
+    """
+    device = device_for(
+        config.device, kernel_backend=config.kernel_backend, dtype=DTYPES[config.model.dtype]
+    )
+    return of_rank(device, rank, config.tensor_parallel_size)
 
 
 def cache_for(device: torch.device, cache: CacheConfig) -> CacheConfig:
@@ -103,19 +178,21 @@ def _has_fixed_shapes(decoder: Decoder) -> bool:
     return decoder.device.type != "cpu" or decoder.operators.compiles
 
 
-def _pool_size(config: EngineConfig, decoder: Decoder) -> PoolSize:
+def size_for(config: EngineConfig, decoder: Decoder) -> PoolSize:
+    """The pool that there is room for: on accelerators on this rank's, on a CPU for all ranks."""
     if _has_fixed_shapes(decoder):
         return sized(decoder, config.cache, config.scheduler, config.model.max_model_len)
-    return pool_size(config.cache, decoder.kv_bytes_per_token, available_bytes())
+    return pool_size(config.cache, decoder.total_kv_bytes_per_token, available_bytes())
 
 
-def _executor(
+def executor_for(
     config: EngineConfig,
     decoder: Decoder,
     size: PoolSize,
     max_model_len: int,
-    progress: Callable[[str, float], None] | None,
+    progress: Progress | None,
 ) -> ModelExecutor | DeviceExecutor:
+    """What computes this rank's part of steps, ready for all of them."""
     if _has_fixed_shapes(decoder):
         return prepared(decoder, size, config.scheduler, max_model_len, progress)
     return ModelExecutor(decoder, size.blocks, size.block_tokens)

@@ -32,11 +32,13 @@ class ModelExecutor:
             batch.query_starts, batch.context_lens_S, batch.table_SC, self._block_tokens
         )
         hidden_TD = self._decoder.forward(batch.token_ids_T, ragged, self._caches)
-        if not batch.draws:
+        if not len(batch.sampled_rows_R):
             return StepOutput(())
         if len(batch.sampled_rows_R) < len(hidden_TD):
             hidden_TD = hidden_TD[torch.from_numpy(batch.sampled_rows_R).to(hidden_TD.device)]
         logits_RV = self._decoder.logits(hidden_TD)
+        if not self._decoder.leads:
+            return StepOutput(())
         return StepOutput(sample(logits_RV.cpu().numpy(), batch.draws))
 
     @torch.inference_mode()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfx.cache import BlockPool
 from hfx.config import EngineConfig
 
-from .batch import Executor
+from .batch import Company, Executor
 from .compilations import COMPILATIONS
 from .engine import Engine
 from .live_cost import LiveCost
@@ -29,6 +29,8 @@ class Outfit(Protocol):
     def pool(self) -> BlockPool: ...
     @property
     def max_model_len(self) -> int: ...
+    @property
+    def company(self) -> Company | None: ...
 
 
 def build_engine(config: EngineConfig, progress: Progress | None = None) -> tuple[Engine, "Words"]:
@@ -56,6 +58,7 @@ def build_engine(config: EngineConfig, progress: Progress | None = None) -> tupl
         seed=config.model.seed,
         cost=cost,
         admission=admission_for(config.scheduler, prices, policy),
+        company=outfit.company,
     )
     return engine, model
 

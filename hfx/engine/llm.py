@@ -194,6 +194,7 @@ def engine_config(**options: Any) -> EngineConfig:
         device=options.pop("device", "auto"),
         kernel_backend=options.pop("kernel_backend", None),
         threads=options.pop("threads", None),
+        tensor_parallel_size=options.pop("tensor_parallel_size", 1),
     )
     if options:
         raise TypeError(f"there is no option {', '.join(sorted(options))}: see hfx.config")

@@ -48,6 +48,7 @@ def key_of(equipment: Equipment) -> Key:
         device=device_name(decoder.device, decoder.operators.threads),
         model=equipment.model.title,
         dtype=str(decoder.dtype).removeprefix("torch."),
+        tensor_parallel=decoder.shard.ranks,
         version=f"{hfx.__version__}+{decoder.operators.name}",
     )
 
@@ -70,9 +71,20 @@ def profile_path(home: str | Path, key: Key) -> Path:
 def prior(equipment: Equipment) -> StepCost:
     """Prices from sizes and a data sheet, before anything is measured."""
     decoder, key = equipment.model.decoder, key_of(equipment)
-    sizes = sizes_of(decoder.spec, decoder.dtype.itemsize)
-    known = roofline(sizes, device(PRIOR_DEVICE), model=key.model, dtype=key.dtype)
-    return replace(known, key=key, kv_bytes_per_token=decoder.kv_bytes_per_token, links={})
+    sizes, ranks = sizes_of(decoder.shard.spec, decoder.dtype.itemsize), decoder.shard.ranks
+    sheet, links = device(PRIOR_DEVICE), {}
+    if equipment.link is not None:
+        links["ranks"] = equipment.link
+        sheet = replace(  # the ranks share that device, and the sums between them were measured
+            sheet,
+            flops_per_s=sheet.flops_per_s / ranks,
+            bytes_per_s=sheet.bytes_per_s / ranks,
+            link_bytes_per_s=equipment.link.bytes_per_s / sheet.bytes_share,
+            link_latency_s=equipment.link.latency_s,
+        )
+    known = roofline(sizes, sheet, model=key.model, tensor_parallel=ranks, dtype=key.dtype)
+    total = decoder.total_kv_bytes_per_token
+    return replace(known, key=key, kv_bytes_per_token=total, links=links)
 
 
 def sizes_of(spec: DecoderSpec, element_bytes: int) -> Sizes:
@@ -113,7 +125,7 @@ def calibrate(
         key=key,
         prior=first,
         quantile=QUANTILE,
-        kv_bytes_per_token=equipment.model.decoder.kv_bytes_per_token,
+        kv_bytes_per_token=first.kv_bytes_per_token,
         startup=Startup(phases_s or {}, weights),
         source=f"measured {when}: {len(samples)} steps of {len(measured)} shapes",
     )
@@ -146,7 +158,7 @@ def bounds_of(equipment: Equipment, budget_s: float) -> Bounds:
     """What this engine's steps can be at most, as far as such a budget measures them."""
     pool, limits, decoder = equipment.pool, equipment.limits, equipment.model.decoder
     fill_bytes = FILL_SHARE * budget_s * FILL_BYTES_PER_S
-    affordable = max(int(fill_bytes / decoder.kv_bytes_per_token), 4 * pool.block_tokens)
+    affordable = max(int(fill_bytes / decoder.total_kv_bytes_per_token), 4 * pool.block_tokens)
     return Bounds(
         max_seqs=limits.max_num_seqs,
         max_step_tokens=limits.max_num_batched_tokens,

@@ -83,7 +83,7 @@ class Decoder:
         self._table_PR = position_table(shard.spec).to(self.device)
         # On a CPU sums over ranks are float32's, so that a sum is rounded once, as on one rank;
         # elsewhere half the bytes matter more.
-        self._sum_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        self.sum_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
 
     @property
     def leads(self) -> bool:
@@ -190,9 +190,9 @@ class Decoder:
 
     def _sum_buffer(self, update_TD: torch.Tensor) -> torch.Tensor:
         """Where this rank's share of a sum over ranks goes; alone it is the sum."""
-        if self.group is None or self._sum_dtype == self.dtype:
+        if self.group is None or self.sum_dtype == self.dtype:
             return update_TD
-        return torch.empty_like(update_TD, dtype=self._sum_dtype)
+        return torch.empty_like(update_TD, dtype=self.sum_dtype)
 
     def _add_up(self, sum_TD: torch.Tensor, update_TD: torch.Tensor) -> None:
         """Put the sum of all ranks' shares into `update_TD`."""

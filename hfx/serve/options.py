@@ -302,6 +302,13 @@ OPTIONS: tuple[Option, ...] = (
         ("kernel-backend", "kernel_backend", "kernels to use; default: the fastest here", {}),
         ("threads", "threads", "CPU threads; default: every core of this process", _COUNT),
         (
+            "tensor-parallel-size",
+            "tensor_parallel_size",
+            "processes that compute the model together, each on a device of its own, or on its "
+            "share of the CPU threads",
+            {"aliases": ("tp",), **_COUNT},
+        ),
+        (
             "device",
             "device",
             "auto (the accelerator that is there and works, else the CPU), cpu, cuda (AMD's GPUs "

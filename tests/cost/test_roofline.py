@@ -75,11 +75,21 @@ def test_more_devices_are_faster_but_pay_for_their_talk() -> None:
     assert talk_s == pytest.approx(64 * reduced_s, rel=0.01)
 
 
+def test_uneven_ranks_are_as_fast_as_the_one_with_most_heads() -> None:
+    silent = replace(device("h100-sxm"), link_bytes_per_s=1e18, link_latency_s=0)
+    models = (roofline(SIZES, silent, model="llama", tensor_parallel=n) for n in (3, 4, 16))
+
+    three, four, sixteen = (model.mixed.pieces[0].per_decode_context_token_s for model in models)
+
+    assert three == pytest.approx(four * 4 / 3 * 9 / 8)  # of 8 key-value heads it has 3, not 2 2/3
+    assert sixteen == pytest.approx(four / 2)  # one head each, held twice
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'h1000' is not known: .*h100-sxm"):
         device("h1000")
-    with pytest.raises(ValueError, match="tensor_parallel is 5"):
-        roofline(SIZES, device("h100-sxm"), model="llama", tensor_parallel=5)
+    with pytest.raises(ValueError, match="tensor_parallel is 33: it must be from 1 to 32"):
+        roofline(SIZES, device("h100-sxm"), model="llama", tensor_parallel=33)
     with pytest.raises(ValueError, match="cpu-2-cores has no links"):
         roofline(SIZES, device("cpu-2-cores"), model="llama", tensor_parallel=2)
     with pytest.raises(ValueError, match="layers is 0"):

@@ -1,6 +1,5 @@
 """Which library ranks talk over, and two real processes that do."""
 
-import socket
 import subprocess
 import sys
 
@@ -11,21 +10,27 @@ import torch.distributed as dist
 from hfx.engine.collectives import join, library_for
 
 RANK = """
-import sys, torch, torch.distributed as dist
-from hfx.engine.collectives import join
-rank, address = int(sys.argv[1]), sys.argv[2]
-group = join(torch.device("cpu"), rank=rank, ranks=2, address=address, timeout_s=60)
+import sys, torch
+from hfx.engine.collectives import call, join, listen
+rank = int(sys.argv[1])
+store = call(int(sys.argv[2])) if rank else listen(torch.device("cpu"))
+if not rank:
+    print(store.port, flush=True)
+group = join(torch.device("cpu"), store, rank=rank, ranks=2)
 x = torch.tensor([10.0 ** rank, 1.0])
-dist.all_reduce(x, group=group)
-print(dist.get_backend(group), x.tolist())
-dist.destroy_process_group()
+group.add_up(x)
+parts = group.gather(torch.full((1, 2), float(rank), dtype=torch.bfloat16))
+print(group.library, x.tolist(), [part.tolist() for part in parts])
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RANK, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_each_kind_of_device_has_its_own_library() -> None:
@@ -37,26 +42,20 @@ def test_a_device_without_a_library_is_named() -> None:
         library_for("meta")
 
 
-def test_two_processes_add_up_over_gloo() -> None:
-    address = f"tcp://127.0.0.1:{free_port()}"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), address],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+def test_two_processes_add_up_and_gather_over_gloo() -> None:
+    first = start("0")
+    assert first.stdout is not None
+    second = start("1", first.stdout.readline().strip())
 
-    told = [rank.communicate(timeout=120) for rank in ranks]
+    told = [rank.communicate(timeout=120) for rank in (first, second)]
 
-    assert [out for out, _ in told] == ["gloo [11.0, 2.0]\n"] * 2, told
+    assert told[0][0] == "gloo [11.0, 2.0] [[[0.0, 0.0]], [[1.0, 1.0]]]\n", told
+    assert told[1][0] == "gloo [11.0, 2.0] []\n", told
 
 
 def test_a_rank_beyond_the_group_or_a_library_that_is_missing_is_refused() -> None:
     with pytest.raises(ValueError, match="rank is 2: it must be from 0 to 1"):
-        join(torch.device("cpu"), rank=2, ranks=2, address="tcp://127.0.0.1:1")
+        join(torch.device("cpu"), dist.HashStore(), rank=2, ranks=2)
     if not dist.is_nccl_available():
         with pytest.raises(RuntimeError, match="has no nccl: install a build of torch for cuda"):
-            join(torch.device("cuda"), rank=0, ranks=1, address="tcp://127.0.0.1:1")
+            join(torch.device("cuda"), dist.HashStore(), rank=0, ranks=1)

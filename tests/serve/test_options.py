@@ -37,6 +37,7 @@ calibration-budget
 home
 kernel-backend
 threads
+tensor-parallel-size tp
 device
 host
 port
