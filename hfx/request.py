@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,42 +169,69 @@ class FinishReason(StrEnum):
     EXPIRED = "expired"  # its hard deadline passed
 
 
-@dataclass(frozen=True, slots=True)
-class Mix:
+class _Sums(NamedTuple):
+    decodes: int
+    decode_context_tokens: int
+    chunks: int
+    prefill_tokens: int
+    prefill_context_tokens: int
+    attention_pairs: float
+    decode_context_squares: int
+
+
+_unchecked = tuple.__new__  # what is made from valid mixes by the rules below is valid
+
+
+class Mix(_Sums):
     """What one step does, as sums that requests join and leave in O(1).
 
     For a sequence with n query tokens behind h cached ones, a decode is n = 1 with h > 0, anything
     else is a prompt chunk. `attention_pairs` is the sum over chunks of n (h + n / 2), the design's
     A, in tokens squared. `decode_context_squares` is the sum of squared decode contexts: its root
     lies near the longest context where one towers, which sums alone don't show; left out, equal
-    contexts are assumed.
+    contexts are assumed. A tuple rather than a dataclass because a planner makes many in a step.
 
     Raises:
         ValueError: a field is negative, not a number, or contradicts another one.
     """
 
-    decodes: int = 0
-    decode_context_tokens: int = 0
-    chunks: int = 0
-    prefill_tokens: int = 0
-    prefill_context_tokens: int = 0
-    attention_pairs: float = 0.0
-    decode_context_squares: int = 0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        decodes, context = self.decodes, self.decode_context_tokens
-        if context and not self.decode_context_squares and decodes:
-            equal = -(-context * context // decodes)
-            object.__setattr__(self, "decode_context_squares", equal)
+    def __new__(
+        cls,
+        decodes: int = 0,
+        decode_context_tokens: int = 0,
+        chunks: int = 0,
+        prefill_tokens: int = 0,
+        prefill_context_tokens: int = 0,
+        attention_pairs: float = 0.0,
+        decode_context_squares: int = 0,
+    ) -> Mix:
+        context, squares = decode_context_tokens, decode_context_squares
+        if context and not squares and decodes:
+            squares = -(-context * context // decodes)
+        mix = _unchecked(
+            cls,
+            (
+                decodes,
+                context,
+                chunks,
+                prefill_tokens,
+                prefill_context_tokens,
+                attention_pairs,
+                squares,
+            ),
+        )
         if not (
-            0 <= decodes <= context <= self.decode_context_squares
-            and (decodes or not self.decode_context_squares)
-            and 0 <= self.chunks <= self.prefill_tokens <= 2 * self.attention_pairs < math.inf
-            and (self.chunks or not self.attention_pairs)
-            and self.prefill_context_tokens >= 0
-            and (self.chunks or not self.prefill_context_tokens)
+            0 <= decodes <= context <= squares
+            and (decodes or not squares)
+            and 0 <= chunks <= prefill_tokens <= 2 * attention_pairs < math.inf
+            and (chunks or not attention_pairs)
+            and prefill_context_tokens >= 0
+            and (chunks or not prefill_context_tokens)
         ):
-            raise ValueError(_contradiction(self))
+            raise ValueError(_contradiction(mix))
+        return mix
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, int]]) -> Mix:
@@ -225,45 +252,29 @@ class Mix:
             )
         if query_tokens == 1 and history_tokens > 0:
             context = history_tokens + 1
-            return cls(1, context, decode_context_squares=context * context)
-        return cls(
-            chunks=1,
-            prefill_tokens=query_tokens,
-            prefill_context_tokens=history_tokens,
-            attention_pairs=query_tokens * (history_tokens + query_tokens / 2),
-        )
+            return _unchecked(cls, (1, context, 0, 0, 0, 0.0, context * context))
+        pairs = query_tokens * (history_tokens + query_tokens / 2)
+        return _unchecked(cls, (0, 0, 1, query_tokens, history_tokens, pairs, 0))
 
     @property
     def tokens(self) -> int:
         """Rows of the step's matrix products."""
         return self.decodes + self.prefill_tokens
 
-    def __add__(self, other: Mix) -> Mix:
-        return Mix(
-            self.decodes + other.decodes,
-            self.decode_context_tokens + other.decode_context_tokens,
-            self.chunks + other.chunks,
-            self.prefill_tokens + other.prefill_tokens,
-            self.prefill_context_tokens + other.prefill_context_tokens,
-            self.attention_pairs + other.attention_pairs,
-            self.decode_context_squares + other.decode_context_squares,
-        )
+    def __add__(self, other: Mix) -> Mix:  # type: ignore[override]  # sums, not sequences
+        b, k, c, p, h, a, q = self
+        b2, k2, c2, p2, h2, a2, q2 = other
+        return _unchecked(Mix, (b + b2, k + k2, c + c2, p + p2, h + h2, a + a2, q + q2))
 
     def __sub__(self, other: Mix) -> Mix:
-        return Mix(
-            self.decodes - other.decodes,
-            self.decode_context_tokens - other.decode_context_tokens,
-            self.chunks - other.chunks,
-            self.prefill_tokens - other.prefill_tokens,
-            self.prefill_context_tokens - other.prefill_context_tokens,
-            self.attention_pairs - other.attention_pairs,
-            self.decode_context_squares - other.decode_context_squares,
-        )
+        b, k, c, p, h, a, q = self
+        b2, k2, c2, p2, h2, a2, q2 = other
+        return Mix(b - b2, k - k2, c - c2, p - p2, h - h2, a - a2, q - q2)
 
 
 def _contradiction(mix: Mix) -> str:
     """Which field of a refused mix is wrong, and what to do."""
-    for name in Mix.__slots__:
+    for name in Mix._fields:
         value = getattr(mix, name)
         if not 0 <= value < math.inf:
             return f"{name} is {value}: a mix counts work, so it must be finite and at least 0"

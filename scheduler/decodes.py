@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil, inf
+from typing import NamedTuple
 
 from hfx.cost import CostModel
 from hfx.request import Mix
@@ -21,6 +22,7 @@ SPEND = 0.9  # of the slack that one iteration may use
 RECOVERS = 0.1  # of TPOT: what a late decode is believed to win back with each token, at least
 MOST_SKIPPED = 8  # steps that a decode sits out in a row
 LEAST_S = 1e-6  # between tokens: nothing is due at once
+NOTHING = Mix()
 TWO_STEPS = 2.0  # a decode may sit a step out if it would still be in time after that many
 
 
@@ -37,7 +39,7 @@ class Decodes:
     prompts: list[Track] = field(default_factory=list)
     spare: list[Track] = field(default_factory=list)
     slackest: Track | None = None
-    mix: Mix = field(default_factory=Mix)
+    mix: Mix = NOTHING
     new_blocks: int = 0
     cap_s: float = inf
     slack_s: float = inf
@@ -125,8 +127,7 @@ def scan(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """What judging a decode needs: expected lengths, the mean length of steps, and the shortest
     step that the present decodes could have."""
 

@@ -12,12 +12,11 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
-from hfx.request import Mix, Plan
+from hfx.request import Mix
 
-from .decodes import SPEND, Timing, scan, sit_out
+from .decodes import NOTHING, SPEND, Timing, scan, sit_out
 from .fill import Fill
 from .policy import Live, Snapshot
-from .prices import prompt_s
 from .queue import by_due, by_order
 from .room import Room, victim_for
 from .select import LEAST_S, Selection, Supply, select
@@ -55,10 +54,10 @@ class Draft:
         self.now_s = snapshot.now_s
         self.lives = running
         self.fill = Fill(snapshot, self._ranked)
-        self.mix = Mix()
+        self.mix = NOTHING
         self.due_s = inf  # of the first tokens that the step yields
 
-    def plan(self) -> Plan:
+    def draw(self) -> Fill:
         """Draw the step up."""
         policy, snapshot = self.policy, self.snapshot
         self.timing = Timing(policy.lengths, policy.pace_s, policy.least_s)
@@ -70,12 +69,12 @@ class Draft:
         self.base_s = base.upper_s
         for track in found.prompts:
             live = track.live
-            track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+            track.work_s = self.cost.prompt_s(live.wanted_tokens, live.cached_tokens)
         supply = self._supply()
         chosen = self._select(supply)
         self._decode(self._decode_budget_s(chosen, supply))
         self._fill_up(chosen)
-        return self.fill.plan()
+        return self.fill
 
     # How much there is, and for whom
 
@@ -134,7 +133,7 @@ class Draft:
         if live.output_tokens:  # its first token was in time, or is lost already
             return False
         self.snapshot.refresh(live)
-        track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+        track.work_s = self.cost.prompt_s(live.wanted_tokens, live.cached_tokens)
         return done_s + track.work_s / fastest > track.latest_s
 
     def _spare(self) -> Sequence[Track]:
@@ -158,10 +157,11 @@ class Draft:
         chosen = found.tracks
         if self.base_s > budget_s:
             chosen = sit_out(found, budget_s, self.cost, policy.fixed_s, self.timing, self.now_s)
+            policy.sitting = [track for track in found.tracks if track.skipped]
         elif policy.sitting:
             for track in policy.sitting:
                 track.skipped = 0
-        policy.sitting = [track for track in found.tracks if track.skipped]
+            policy.sitting = []
         self.mix = found.mix
         if found.new_blocks <= fill.free:
             fill.decode([track.id for track in chosen], found.new_blocks)
@@ -186,6 +186,13 @@ class Draft:
     def _fill_up(self, chosen: Selection) -> None:
         """Fill the step with prompts, and see that something progresses."""
         policy = self.policy
+        spare = self._spare()
+        promised = [*chosen.kept, *chosen.put_off]
+        if not promised and not spare:
+            policy.owed_s = 0.0
+            if not self.fill.tokens:
+                self._at_least([])
+            return
         self.is_open = not self.fill.preempted  # whether anybody may start
         self.room = Room(
             self.snapshot,
@@ -195,23 +202,22 @@ class Draft:
             policy.lengths,
             policy.max_running,
         )
-        spare = self._spare()
-        promised = [*chosen.kept, *chosen.put_off]
         target_s = self._target_s(chosen, bool(spare))
         if spare and policy.owed_s > policy.pace_s:
             before_s = self._mix_s()
             self._serve(spare[:1], min(target_s, before_s + policy.owed_s))
             policy.owed_s -= self._mix_s() - before_s
-        before_s = self._mix_s()
-        self._serve(promised, target_s)
-        if spare:
+        if not spare:
+            self._serve(promised, target_s)
+            policy.owed_s = 0.0
+        else:
+            before_s = self._mix_s()
+            self._serve(promised, target_s)
             owed_s = policy.owed_s + RESERVE * (self._mix_s() - before_s)
             policy.owed_s = min(owed_s, MOST_OWED_S)
             before_s = self._mix_s()
             self._serve(spare, target_s)
             policy.owed_s = max(0.0, policy.owed_s - (self._mix_s() - before_s))
-        else:
-            policy.owed_s = 0.0
         if not self.fill.tokens:
             self._at_least([*promised, *spare])
 

@@ -3,9 +3,11 @@
 Empirical survival with a memoryless prior, over the last few hundred ends of a tier. Tokens.
 """
 
-from bisect import bisect_right
 from collections import deque
 from math import exp
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hfx.request import Request
 
@@ -14,23 +16,25 @@ PRIOR_MEAN = 128.0  # tokens that are expected of an output before any has been 
 PRIOR_WEIGHT = 4.0  # ends that the prior counts for
 STRIDE = 16  # tokens between two points of a table
 
+Array = NDArray[np.float64]
+NONE: Array = np.zeros(0)
+
 
 class Survival:
     """The lengths of one tier's outputs."""
 
     def __init__(self) -> None:
         self._recent: deque[int] = deque()
-        self._sorted: list[int] = []
+        self._points = _Points()
         self._table: list[float] = []
         self._most = PRIOR_MEAN
 
     def learn(self, output_tokens: int) -> None:
         """Take in the length of an output that ended by itself."""
         if len(self._recent) == REMEMBERED:
-            oldest = self._recent.popleft()
-            del self._sorted[bisect_right(self._sorted, oldest) - 1]
+            self._points.count(self._recent.popleft(), -1)
         self._recent.append(output_tokens)
-        self._sorted.insert(bisect_right(self._sorted, output_tokens), output_tokens)
+        self._points.count(output_tokens, 1)
         self._table = []
 
     def remaining(self, output_tokens: int) -> float:
@@ -41,18 +45,7 @@ class Survival:
 
     def _tabled(self) -> list[float]:
         """Expected remaining lengths at 0, STRIDE, 2 STRIDE, ... up to the longest output."""
-        lengths = self._sorted
-        points = range(0, (lengths[-1] if lengths else 0) + STRIDE, STRIDE)
-        table, total, index = [0.0] * len(points), 0, len(lengths)
-        for place in range(len(points) - 1, -1, -1):
-            at = points[place]
-            while index and lengths[index - 1] > at:
-                index -= 1
-                total += lengths[index]
-            longer = len(lengths) - index
-            prior = PRIOR_WEIGHT * exp(-at / PRIOR_MEAN)
-            table[place] = (total - longer * at + prior * PRIOR_MEAN) / (longer + prior)
-        self._table = table
+        self._table = table = self._points.remaining(max(self._recent, default=0))
         self._most = max(PRIOR_MEAN, *table)
         return table
 
@@ -62,6 +55,38 @@ class Survival:
         if not self._table:
             self._tabled()
         return self._most
+
+
+class _Points:
+    """At 0, STRIDE, 2 STRIDE, ... tokens (P): how many outputs are longer, and the sum of those."""
+
+    def __init__(self) -> None:
+        self._longer_P = self._total_P = self._prior_P = self._at_P = NONE
+
+    def count(self, output_tokens: int, times: int) -> None:
+        """Take in an output, or out with -1; the sums are whole numbers, so nothing is lost."""
+        end = -(-output_tokens // STRIDE)
+        if end > len(self._at_P):
+            self._grow(end)
+        self._longer_P[:end] += times
+        self._total_P[:end] += times * output_tokens
+
+    def remaining(self, longest: int) -> list[float]:
+        """The expected tokens to come at every point up to the longest output."""
+        count = -(-longest // STRIDE) + 1
+        if count > len(self._at_P):
+            self._grow(count)
+        longer_P, prior_P = self._longer_P[:count], self._prior_P[:count]
+        come_P = self._total_P[:count] - longer_P * self._at_P[:count] + prior_P * PRIOR_MEAN
+        table: list[float] = (come_P / (longer_P + prior_P)).tolist()
+        return table
+
+    def _grow(self, count: int) -> None:
+        more = np.zeros(2 * count - len(self._at_P))
+        self._longer_P = np.concatenate((self._longer_P, more))
+        self._total_P = np.concatenate((self._total_P, more))
+        self._at_P = np.arange(2 * count, dtype=np.float64) * STRIDE
+        self._prior_P = np.asarray([PRIOR_WEIGHT * exp(-at / PRIOR_MEAN) for at in self._at_P])
 
 
 class Lengths:

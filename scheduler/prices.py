@@ -6,10 +6,7 @@ from hfx.request import Mix
 
 def prompt_s(cost: CostModel, tokens: int, history_tokens: int) -> float:
     """What computing that many prompt tokens adds to steps that run anyway."""
-    if tokens < 1:
-        return 0.0
-    whole_s = cost.step_s(Mix.one(max(tokens, 2), history_tokens)).mean_s
-    return max(0.0, whole_s - cost.step_s(Mix.one(1, 0)).mean_s)
+    return cost.prompt_s(tokens, history_tokens)
 
 
 def decode_s(cost: CostModel, context_tokens: float) -> float:

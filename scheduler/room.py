@@ -10,7 +10,6 @@ from hfx.cost import CostModel
 from .fill import Fill
 from .lengths import Lengths
 from .policy import Blocks, Live, Snapshot
-from .prices import prompt_s
 from .track import Track
 
 MOST_EVICTED = 2  # times that a request gives way to more urgent ones
@@ -124,7 +123,7 @@ def victim_for(
     for other_s, other in promised:
         if other.evicted >= MOST_EVICTED:
             continue
-        redo_s = prompt_s(cost, other.live.cached_tokens, 0)
+        redo_s = cost.prompt_s(other.live.cached_tokens, 0)
         left_s = other_s - TWICE * (redo_s + track.work_s)
         if left_s > max(slack_s, 0.0) and (best is None or (left_s, other.id) > best[:2]):
             best = (left_s, other.id, other)

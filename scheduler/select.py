@@ -7,16 +7,15 @@ promises on one machine). Seconds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from .track import Track
 
 LEAST_S = 1e-3  # before a due time: what lies nearer is due now
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
+class Supply(NamedTuple):
     """What prompts may have of the time from now on: a share of it, and all of it as long as live
     decodes can do without a step."""
 
@@ -30,8 +29,7 @@ class Supply:
         return self.share * left_s + (1 - self.share) * free_s
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """`kept` and `put_off`, each in order of due time; `pressure`: the least share of the time that
     keeps every promise of the kept."""
 

@@ -17,7 +17,7 @@ from hfx.request import FinishReason, Plan, Request
 from .draft import Draft
 from .lengths import Lengths
 from .policy import Live, Snapshot, as_it_is
-from .prices import fixed_s, prompt_s
+from .prices import fixed_s
 from .queue import Queue
 from .track import Relegated, Track, Tracks
 
@@ -80,12 +80,11 @@ class SlackPolicy:
         running = snapshot.running
         if expired:
             running = [live for live in running if live.request.id not in expired]
-        draft = Draft(self, snapshot, running)
-        plan = draft.plan()
-        for live in draft.fill.started:
+        fill = Draft(self, snapshot, running).draw()
+        for live in fill.started:
             self.queue.leave(live)
-        self._last_s = snapshot.now_s if plan.tokens else None
-        return Plan(plan.tokens, plan.preempt, expired, self._relegated.ids)
+        self._last_s = snapshot.now_s if fill.tokens else None
+        return Plan(fill.tokens, tuple(fill.preempted.values()), expired, self._relegated.ids)
 
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
         """Learn how long the outputs of its tier become."""
@@ -117,7 +116,7 @@ class SlackPolicy:
         """A request comes to wait, for the first time or because it was preempted."""
         track = self.tracks[live]
         self._refresh(live)
-        track.work_s = prompt_s(self.cost, live.wanted_tokens, live.cached_tokens)
+        track.work_s = self.cost.prompt_s(live.wanted_tokens, live.cached_tokens)
         if live.preemptions:
             track.wait_again(self.lengths, self.pace_s)
         elif track.due_s < inf:

@@ -49,6 +49,11 @@ class CostModel(Protocol):
         """How long a step that does `mix` takes; nothing takes no time."""
         ...
 
+    def prompt_s(self, tokens: int, history_tokens: int) -> float:
+        """What computing that many prompt tokens, behind cached ones, adds to steps that run
+        anyway, on average; nothing where there are none."""
+        ...
+
     def prefill_tokens_within(
         self, slack_s: float, mix: Mix, history_tokens: int, *, upper: bool = True
     ) -> int:

@@ -137,6 +137,10 @@ class OnlineCost:
         """How long a step that does `mix` takes, by the corrected prices."""
         return self.model.priced(mix, self._factors)
 
+    def prompt_s(self, tokens: int, history_tokens: int) -> float:
+        """As `StepCost.prompt_s`, by the corrected prices."""
+        return self.model.prompt_priced(tokens, history_tokens, self._factors)
+
     def prefill_tokens_within(
         self, slack_s: float, mix: Mix, history_tokens: int, *, upper: bool = True
     ) -> int:

@@ -130,19 +130,18 @@ class Form:
 
     def mixed_s(self, mix: Mix) -> float:
         """The time of prompt chunks and decodes together."""
-        decodes, context = mix.decodes, mix.decode_context_tokens
-        pairs, history = mix.attention_pairs, mix.prefill_context_tokens
-        rows = decodes + mix.prefill_tokens
+        decodes, context, chunks, tokens, history, pairs, squares = mix
+        rows = decodes + tokens
         i = bisect_right(self._knots, rows) - 1
         product = decodes * context
-        root = sqrt(mix.decode_context_squares)
+        root = sqrt(squares)
         attention = 0.0
         for fixed, k, k_b, k_r, h, a in self._pieces:
             piece = fixed + k * context + k_b * product + k_r * root + h * history + a * pairs
             if piece > attention:
                 attention = piece
         rise = self._slopes[i] * (rows - self._knots[i])
-        fixed_s = self._decode_s * decodes + self._chunk_s * mix.chunks
+        fixed_s = self._decode_s * decodes + self._chunk_s * chunks
         return fixed_s + (self._curve[i] + rise) + attention
 
     def chunk_within(self, slack_s: float, factor: float, mix: Mix, history_tokens: int) -> int:
@@ -153,12 +152,12 @@ class Form:
         is asked of the same operations in the same order as in `mixed_s`, so that rounding can't
         part the two.
         """
-        decodes, context = mix.decodes, mix.decode_context_tokens
-        rows, pairs = decodes + mix.prefill_tokens, mix.attention_pairs
-        fixed_s = self._decode_s * decodes + self._chunk_s * (mix.chunks + 1)
+        decodes, context, chunks, tokens, history, pairs, squares = mix
+        rows = decodes + tokens
+        fixed_s = self._decode_s * decodes + self._chunk_s * (chunks + 1)
         product = decodes * context
-        root = sqrt(mix.decode_context_squares)
-        history = mix.prefill_context_tokens + history_tokens
+        root = sqrt(squares)
+        history += history_tokens
         room_s = slack_s / factor - fixed_s
         n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
         quarter = n * 0.25

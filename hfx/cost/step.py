@@ -18,6 +18,7 @@ from .link import Link, Startup
 from .regime import Form, Regime
 
 _unchecked = tuple.__new__  # the mean and the bound below are ordered by construction
+REMEMBERED = 1 << 14  # prices of prompts: the same ones are asked for step after step
 
 
 class Factors(NamedTuple):
@@ -106,11 +107,15 @@ class StepCost:
         object.__setattr__(self, "_most", most)
         object.__setattr__(self, "_decode_form", Form(self.decode))
         object.__setattr__(self, "_mixed_form", Form(self.mixed))
+        object.__setattr__(self, "_first_s", self._mixed_form.mixed_s(Mix.one(1, 0)))
+        object.__setattr__(self, "_prompts", {})
         object.__setattr__(self, "factors", self._own_factors())
 
     _most: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _decode_form: Form = field(init=False, repr=False, compare=False)
     _mixed_form: Form = field(init=False, repr=False, compare=False)
+    _first_s: float = field(init=False, repr=False, compare=False)
+    _prompts: dict[tuple[int, int], float] = field(init=False, repr=False, compare=False)
     factors: Factors = field(init=False, repr=False, compare=False)
 
     def _own_factors(self) -> Factors:
@@ -123,13 +128,12 @@ class StepCost:
     def priced(self, mix: Mix, factors: Factors) -> Estimate:
         """`step_s` with other factors than the profile's own: what a correction needs."""
         decode_mean, decode_upper, mixed_mean, mixed_upper = factors
-        decodes, context = mix.decodes, mix.decode_context_tokens
+        decodes, context, _, tokens, history, pairs, squares = mix
         mean_s = upper_s = 0.0
         if decodes:
-            raw_s = self._decode_form.decodes_s(decodes, context, mix.decode_context_squares)
+            raw_s = self._decode_form.decodes_s(decodes, context, squares)
             mean_s = raw_s * decode_mean
             upper_s = raw_s * decode_upper
-        tokens = mix.prefill_tokens
         if tokens:
             raw_s = self._mixed_form.mixed_s(mix)
             mixed_s = raw_s * mixed_mean
@@ -139,14 +143,28 @@ class StepCost:
             if mixed_s > upper_s:
                 upper_s = mixed_s
         b, k, p, h, a = self._most
-        outside = (
-            decodes > b
-            or context > k
-            or tokens > p
-            or mix.prefill_context_tokens > h
-            or mix.attention_pairs > a
-        )
+        outside = decodes > b or context > k or tokens > p or history > h or pairs > a
         return _unchecked(Estimate, (mean_s, upper_s, outside))
+
+    def prompt_s(self, tokens: int, history_tokens: int) -> float:
+        """What computing that many prompt tokens adds to steps that run anyway, on average."""
+        return self.prompt_priced(tokens, history_tokens, self.factors)
+
+    def prompt_priced(self, tokens: int, history_tokens: int, factors: Factors) -> float:
+        """`prompt_s` with other factors than the profile's own."""
+        if tokens < 1:
+            return 0.0
+        asked = tokens, history_tokens
+        whole_s = self._prompts.get(asked)
+        if whole_s is None:
+            if len(self._prompts) >= REMEMBERED:
+                self._prompts.clear()
+            # one token behind others would be a decode, at a decode's price
+            whole_s = self._mixed_form.mixed_s(Mix.one(max(tokens, 2), history_tokens))
+            self._prompts[asked] = whole_s
+        mean = factors.mixed_mean
+        more_s = whole_s * mean - self._first_s * mean
+        return more_s if more_s > 0 else 0.0
 
     def raw_s(self, mix: Mix) -> tuple[float, float]:
         """The prices that `priced` takes the larger of: the decodes alone, and a mixed step's."""
