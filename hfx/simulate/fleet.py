@@ -320,6 +320,7 @@ class Fleet:
 
     def _lose(self, replica: Replica, now_s: float) -> None:
         """A replica has failed: what it had goes elsewhere."""
+        replica.catch_up(now_s)
         if replica.id not in self.roster.draining:
             self.dispatcher.left(replica.id)
         self._remove(replica, now_s)

@@ -103,9 +103,8 @@ class Moves:
             self._give_up(move, now_s)
             return True
         self._still(move.source, now_s)
-        self._still(move.target, now_s)
         if move.flight.is_resting:
-            self._switch(move)
+            self._switch(move, now_s)
         else:
             self._next_stage(move, now_s)
         return True
@@ -139,6 +138,7 @@ class Moves:
         if move.is_live and left > STALL_TOKENS and move.stages < MOST_STAGES:
             self._send(move, left, now_s)
         elif not move.source.computes(move.flight):
+            self._still(move.target, now_s)
             if not move.target.reserve(move.reserved, live.known_tokens):
                 self._give_up(move, now_s)
                 return
@@ -152,7 +152,8 @@ class Moves:
         move.transfer = self.links.start(move.source.id, move.target.id, nbytes, now_s)
         self._transfers[move.transfer.number] = move
 
-    def _switch(self, move: Move) -> None:
+    def _switch(self, move: Move, now_s: float) -> None:
+        self._still(move.target, now_s)
         self._forget(move)
         move.source.release(move.flight)
         move.target.adopt(move.flight, move.reserved)
@@ -168,6 +169,7 @@ class Moves:
             self.links.cancel(move.transfer, now_s)
         move.target.unreserve(move.reserved)
         if move.flight.is_resting and move.is_sound:
+            self._still(move.source, now_s)
             move.source.resume(move.flight)
         self._wake(move.source)
         self._wake(move.target)
