@@ -1,0 +1,433 @@
+"""Carries out what the dispatcher decides: who serves which request, and what becomes of it.
+
+For the event loop's thread; seconds on the parent's clock. Every live request is in exactly one
+place: held while nobody is ready, in the dispatcher's queue, or at one replica.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from math import inf
+
+from hfx.clock import Clock
+from hfx.engine.delta import Delta
+from hfx.engine.errors import EngineNotReady, Infeasible
+from hfx.request import FinishReason
+from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Refuse, Relegate
+from hfx.scheduler.dispatch_view import Unbind as GiveBack
+
+from .flight import Flight
+from .member import Member
+from .messages import Abort, Event, News, Order, Unbind
+
+logger = logging.getLogger(__name__)
+
+STRIKES = 2.0  # deaths of replicas after which a request is held to have caused them
+UNSEEN = 0.5  # of a strike, where nobody knows whether the replica had begun it
+AGAIN_S = 0.25  # between two looks at a deadline that its replica should have kept
+MOST_ROUNDS = 8  # of asking a dispatcher again because it named requests that are gone
+RECENT = 32  # ends by which the pace of ends is told
+
+
+class Desk:
+    """All live requests.
+
+    `flush` sends what members were ordered; `ended` hears of every end, and `breach` of a replica
+    whose news contradicts what it said before. `make_dispatcher` is asked when the first member
+    joins, `retry_s` how soon one may be ready when none is.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        hold_s: float,
+        flush: Callable[[Member], None],
+        ended: Callable[[Flight, Delta], None],
+        breach: Callable[[Member, str], None],
+        make_dispatcher: Callable[[Member], Dispatcher],
+        retry_s: Callable[[], float],
+    ) -> None:
+        self.flights: dict[str, Flight] = {}
+        self.resumed = self.refused = self.condemned = self.stolen = 0
+        self._clock = clock
+        self._hold_s = hold_s
+        self._flush = flush
+        self._ended = ended
+        self._breach = breach
+        self._dispatcher: Dispatcher | None = None
+        self._ready: dict[int, Member] = {}
+        self._unbound: dict[str, Flight] = {}
+        self._held: dict[str, tuple[Flight, float]] = {}
+        self._expiries: list[tuple[float, int, Flight]] = []
+        self._touched: dict[int, Member] = {}
+        self._ends_s: deque[float] = deque(maxlen=RECENT)
+        self._make_dispatcher = make_dispatcher
+        self._retry_s = retry_s
+        self._is_asked_again = False
+
+    # What it knows
+
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """Who decides; None until the first replica is ready."""
+        return self._dispatcher
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether requests wait to be bound to a replica."""
+        return self._dispatcher is not None and self._dispatcher.has_queue
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no replica has."""
+        return len(self._unbound) + len(self._held)
+
+    @property
+    def held(self) -> int:
+        """Requests that wait for a replica to become ready."""
+        return len(self._held)
+
+    @property
+    def unbound(self) -> Iterable[Flight]:
+        """Those in the dispatcher's queue."""
+        return self._unbound.values()
+
+    @property
+    def ready(self) -> Sequence[Member]:
+        """Members that requests are bound to."""
+        return list(self._ready.values())
+
+    @property
+    def end_every_s(self) -> float | None:
+        """How long it takes until another request ends, of late; None before there were some."""
+        times = self._ends_s
+        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+    # Requests
+
+    def take(self, flight: Flight) -> None:
+        """A new request."""
+        self.flights[flight.request_id] = flight
+        if flight.expires_s < inf:
+            heappush(self._expiries, (flight.expires_s, flight.number, flight))
+        self._arrive(flight)
+        self._send()
+
+    def drop(self, flight: Flight, reason: FinishReason, error: str | None = None) -> None:
+        """End a request wherever it is."""
+        if flight.last is None:
+            self._leave_member(flight)
+            self._finish(flight, flight.finish_here(reason, error))
+            self._send()
+
+    def forget(self, flight: Flight, error: Exception) -> None:
+        """Answer a request with an error instead of an end."""
+        self._leave_member(flight)
+        flight.fail(error)
+        self._close(flight, FinishReason.ABORT)
+
+    def _leave_member(self, flight: Flight) -> None:
+        member = flight.member
+        if member is not None and member.standing is not None:
+            member.standing.release(flight)
+            self._order(member, Abort(flight.number))
+        flight.member = None
+
+    def _arrive(self, flight: Flight) -> None:
+        flight.member, flight.goes_to, flight.is_leaving = None, None, False
+        if not self._ready or self._dispatcher is None:
+            self._held[flight.request_id] = (flight, self._clock.now_s())
+            return
+        self._unbound[flight.request_id] = flight
+        self._carry_out(self._dispatcher.arrived(flight.live, self._clock.now_s()))
+
+    def _finish(self, flight: Flight, last: Delta) -> None:
+        assert last.finish_reason is not None
+        self._ends_s.append(self._clock.now_s())
+        self._close(flight, last.finish_reason)
+        self._ended(flight, last)
+
+    def _close(self, flight: Flight, reason: FinishReason) -> None:
+        self.flights.pop(flight.request_id, None)
+        self._unbound.pop(flight.request_id, None)
+        self._held.pop(flight.request_id, None)
+        if self._dispatcher is not None:
+            self._dispatcher.ended(flight.request, flight.live.output_tokens, reason)
+
+    # Replicas
+
+    def join(self, member: Member) -> None:
+        """A member takes requests from now on."""
+        assert member.standing is not None
+        if self._dispatcher is None:
+            self._dispatcher = self._make_dispatcher(member)
+        self._ready[member.id] = member
+        self._dispatcher.joined(member.standing.view)
+        held, self._held = self._held, {}
+        for flight, _ in held.values():
+            self._arrive(flight)
+        self._stepped(member.id)
+        self._send()
+
+    def leave(self, member: Member) -> None:
+        """A member takes none any more; what it has begun it goes on with, the rest moves."""
+        if self._ready.pop(member.id, None) is None:
+            return
+        assert self._dispatcher is not None and member.standing is not None
+        self._dispatcher.left(member.id)
+        if not self._ready:
+            self._hold_queue()
+        for flight in member.standing.flights.values():
+            if not flight.output and not flight.is_leaving:
+                self._ask_back(flight, member)
+        self._send()
+
+    def lost(
+        self, member: Member, flights: Sequence[Flight], heard: int, *, is_blamed: bool
+    ) -> None:
+        """A member's process is gone: what it had goes on elsewhere, from what was told.
+
+        `heard` is the number of the last orders that it had obeyed.
+        """
+        if self._ready.pop(member.id, None) is not None:
+            assert self._dispatcher is not None
+            self._dispatcher.left(member.id)
+            if not self._ready:
+                self._hold_queue()
+        for flight in sorted(flights, key=lambda one: (one.live.arrival_s, one.number)):
+            live = flight.live
+            live.cached_tokens = live.held_blocks = 0
+            flight.is_running = False
+            if is_blamed:
+                self._strike(flight, 1.0 if flight.order <= heard else UNSEEN)
+            if flight.strikes >= STRIKES:
+                self._condemn(flight, member.last_death)
+                continue
+            flight.resumptions += 1
+            self.resumed += 1
+            self._arrive(flight)
+        self._send()
+
+    def _strike(self, flight: Flight, strike: float) -> None:
+        """Its replica died. Only deaths in a row count, without a token in between."""
+        if len(flight.output) > flight.bound_at:
+            flight.strikes = 0.0
+        flight.strikes += strike
+
+    def _condemn(self, flight: Flight, why: str) -> None:
+        self.condemned += 1
+        logger.error("request %s is given up: replicas die computing it", flight.request_id)
+        flight.member = None
+        reason = f"every replica that computed this request has died of it; the last: {why}"
+        self._finish(flight, flight.finish_here(FinishReason.ERROR, reason))
+
+    def _hold_queue(self) -> None:
+        """The last replica is gone: the queue waits for the next one."""
+        now_s = self._clock.now_s()
+        for request_id, flight in self._unbound.items():
+            self._held[request_id] = (flight, now_s)
+        self._unbound = {}
+        self._dispatcher = None  # its queue is no longer; lengths are learned soon enough
+
+    # News
+
+    def hear(self, member: Member, news: News) -> None:
+        """Take what a member tells."""
+        standing = member.standing
+        assert standing is not None
+        last_s = -inf
+        for event in news.events:
+            flight = standing.flights.get(event.number)
+            if flight is None:
+                continue  # it was aborted, and this was on its way
+            if not self._take(member, flight, event):
+                self._breach(member, f"what it says of request {flight.request_id} does not fit")
+                return
+            if event.last_s is not None and event.last_s > last_s:
+                last_s = event.last_s
+        if last_s > -inf:
+            standing.stepped(last_s)
+        if news.state is not None:
+            standing.apply(news.state, news.heard)
+        for number, is_back in news.returned:
+            self._returned(member, number, is_back)
+        self._stepped(member.id)
+        self._send()
+
+    def _take(self, member: Member, flight: Flight, event: Event) -> bool:
+        """One request's news; false where it contradicts what came before."""
+        standing = member.standing
+        assert standing is not None
+        end = event.end
+        fails = end is not None and end.reason is FinishReason.ERROR
+        if fails:
+            assert end is not None
+            event.end = None
+        if not flight.hear(event):
+            return False
+        if event.start is not None:
+            standing.began(flight, event.start.hit_tokens)
+        if event.tokens:
+            standing.decodes(flight)
+        if end is None:
+            return True
+        standing.release(flight)
+        flight.member = None
+        if fails:
+            self._strike(flight, 1.0)
+            if flight.strikes < STRIKES:
+                flight.resumptions += 1
+                self.resumed += 1
+                self._arrive(flight)
+                return True
+            flight.finish(end)
+        assert flight.last is not None
+        self._finish(flight, flight.last)
+        return True
+
+    def _returned(self, member: Member, number: int, is_back: bool) -> None:
+        """The answer to `Unbind`."""
+        standing = member.standing
+        assert standing is not None
+        flight = standing.flights.get(number)
+        if flight is None or not flight.is_leaving:
+            return
+        flight.is_leaving = False
+        goes_to, flight.goes_to = flight.goes_to, None
+        if not is_back:
+            return
+        self.stolen += 1
+        standing.release(flight)
+        flight.member = None
+        if member.id not in self._ready:  # it was drained: nobody has decided about it yet
+            self._arrive(flight)
+        elif goes_to in self._ready:
+            assert goes_to is not None
+            self._bind(flight, goes_to)
+        elif not self._ready:
+            self._arrive(flight)
+        else:
+            self._unbound[flight.request_id] = flight
+
+    # Decisions
+
+    def tick(self) -> None:
+        """What is due by the clock alone."""
+        now_s = self._clock.now_s()
+        dispatcher = self._dispatcher
+        if dispatcher is not None and self._ready:
+            if now_s >= dispatcher.wake_s:
+                self._carry_out(dispatcher.woke(now_s))
+            if dispatcher.has_queue:
+                for member in self.ready:
+                    self._step_if_idle(member, now_s)
+        self._expire(now_s)
+        self._let_down(now_s)
+        self._send()
+
+    def _step_if_idle(self, member: Member, now_s: float) -> None:
+        """Ask what a replica should get that tells nothing because no token comes of its steps."""
+        standing = member.standing
+        assert standing is not None
+        standing.advance(now_s)
+        if standing.view.boundary_s <= now_s or standing.view.prompt_tokens:
+            self._stepped(member.id)
+
+    def _stepped(self, member_id: int) -> None:
+        dispatcher = self._dispatcher
+        if dispatcher is None or member_id not in self._ready:
+            return
+        for _ in range(MOST_ROUNDS):
+            if not dispatcher.has_queue:
+                return
+            self._is_asked_again = False
+            self._carry_out(dispatcher.stepped(member_id, self._clock.now_s()))
+            if not self._is_asked_again:
+                return
+
+    def _carry_out(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, Bind):
+                self._bind_if_there(decision)
+            elif isinstance(decision, GiveBack):
+                self._give_back(decision)
+            elif isinstance(decision, Relegate):
+                flight = self.flights.get(decision.request_id)
+                if flight is not None:
+                    flight.was_relegated = True
+            elif isinstance(decision, Refuse):
+                self._refuse(decision)
+            # Roles and migrations of keys and values are the simulator's: requests stay.
+
+    def _bind_if_there(self, decision: Bind) -> None:
+        flight = self._unbound.pop(decision.request_id, None)
+        if flight is not None:
+            self._bind(flight, decision.replica_id)
+            return
+        flight = self.flights.get(decision.request_id)
+        if flight is not None and flight.is_leaving:
+            flight.goes_to = decision.replica_id
+        else:  # it has ended in the queue: that replica still has room
+            self._is_asked_again = True
+
+    def _bind(self, flight: Flight, member_id: int) -> None:
+        member = self._ready[member_id]
+        assert member.standing is not None
+        flight.member = member
+        flight.bound_at = len(flight.output)
+        member.standing.bind(flight)
+        flight.order = self._order(member, flight.addition())
+
+    def _give_back(self, decision: GiveBack) -> None:
+        flight = self.flights.get(decision.request_id)
+        member = self._ready.get(decision.replica_id)
+        if flight is None or member is None or flight.member is not member:
+            return
+        self._ask_back(flight, member)
+
+    def _ask_back(self, flight: Flight, member: Member) -> None:
+        flight.is_leaving = True
+        self._order(member, Unbind(flight.number))
+
+    def _refuse(self, decision: Refuse) -> None:
+        flight = self._unbound.pop(decision.request_id, None)
+        if flight is not None:
+            self.refused += 1
+            self.forget(flight, Infeasible(decision.answer))
+
+    def _order(self, member: Member, order: Order) -> int:
+        self._touched[member.id] = member
+        return member.order(order)
+
+    def _send(self) -> None:
+        touched, self._touched = self._touched, {}
+        for member in touched.values():
+            self._flush(member)
+
+    # Time
+
+    def _expire(self, now_s: float) -> None:
+        """End what is past a hard deadline and has no replica that would."""
+        while self._expiries and self._expiries[0][0] < now_s:
+            _, number, flight = heappop(self._expiries)
+            if flight.last is not None or flight.request_id not in self.flights:
+                continue
+            if flight.member is None:
+                self._finish(flight, flight.finish_here(FinishReason.EXPIRED))
+            else:
+                heappush(self._expiries, (now_s + AGAIN_S, number, flight))
+
+    def _let_down(self, now_s: float) -> None:
+        """Tell those that have waited too long for a replica."""
+        for flight, since_s in list(self._held.values()):
+            if now_s - since_s > self._hold_s:
+                self.forget(
+                    flight,
+                    EngineNotReady(
+                        f"no replica has been ready for {self._hold_s:g} s", self._retry_s()
+                    ),
+                )

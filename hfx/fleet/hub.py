@@ -1,0 +1,92 @@
+"""The parent's socket, read and written in its event loop without ever waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import zmq
+
+from .messages import Message, encode
+
+logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 64  # messages in a row, before other work of the loop has its turn
+QUEUED = 4096  # messages for one replica that does not read: then it is cut off
+
+
+class Hub:
+    """A bound socket that many replicas are connected to; for its loop's thread only.
+
+    `deliver` gets each message with the address that it came from.
+    """
+
+    def __init__(self, endpoint: str, deliver: Callable[[bytes, bytes], None]) -> None:
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context[zmq.Socket[bytes]]()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.SNDHWM, QUEUED)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # each replica's window of news bounds it
+        self._socket.bind(endpoint)
+        self.bound = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._is_called = False
+        self._closed = False
+        self.received = 0
+        self._loop.add_reader(self._fd, self._on_readable)
+
+    def send(self, to: bytes, message: Message) -> bool:
+        """Hand a message over; false where nobody is there or it reads nothing."""
+        try:
+            self._socket.send_multipart((to, encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        finally:
+            self._look_again()  # sending may take note of what has come, and the descriptor not
+        return True
+
+    def drain(self) -> None:
+        """Deliver all that has come."""
+        while self._receive():
+            pass
+
+    def close(self) -> None:
+        """Read and send no more."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._fd)
+            self._socket.close()
+            self._context.term()
+
+    def _on_readable(self) -> None:
+        self._is_called = False
+        if self._closed:
+            return
+        for _ in range(MOST_AT_ONCE):
+            if not self._receive():
+                return
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if not self._is_called and not self._closed:
+            self._is_called = True
+            self._loop.call_soon(self._on_readable)
+
+    def _receive(self) -> bool:
+        try:
+            sender, data = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except ValueError:
+            logger.warning("a message with a wrong number of parts is left unread")
+            return True
+        self.received += 1
+        try:
+            self._deliver(sender, data)
+        except Exception:
+            logger.exception("a message of %r failed", sender)
+        return True

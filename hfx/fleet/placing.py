@@ -1,0 +1,91 @@
+"""Which cores and devices each replica of this host gets: shared out, none given twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hfx.config import EngineConfig
+
+VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+_PATTERNS = {"cuda": "nvidia[0-9]*", "npu": "davinci[0-9]*"}
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on; empty where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def cores_of(replica: int, replicas: int, cores: Sequence[int]) -> tuple[int, ...]:
+    """A replica's own cores, next to each other; empty (all) where there are fewer than replicas.
+
+    Every core belongs to one replica, and nobody has two more than another.
+    """
+    if len(cores) < replicas:
+        return ()
+    return tuple(cores[replica * len(cores) // replicas : (replica + 1) * len(cores) // replicas])
+
+
+def kind_of(device: str, root: Path = Path("/dev")) -> str | None:
+    """`cuda` or `npu` where a configuration's device is one of those, else None."""
+    if device in VISIBLE:
+        return device
+    if device != "auto":
+        return None
+    return next((kind for kind in VISIBLE if _present(kind, root)), None)
+
+
+def devices_of(
+    replica: int,
+    replicas: int,
+    kind: str,
+    each: int,
+    env: Mapping[str, str],
+    root: Path = Path("/dev"),
+) -> tuple[str, ...]:
+    """The names of a replica's own devices, `each` of them.
+
+    They are those that `env` makes visible, or else all that are there.
+
+    Raises:
+        ValueError: there are not enough for all replicas.
+    """
+    listed = env.get(VISIBLE[kind])
+    if listed is not None:
+        names = [name.strip() for name in listed.split(",") if name.strip()]
+    else:
+        names = [str(n) for n in range(len(_present(kind, root)))]
+    if replicas * each > len(names):
+        raise ValueError(
+            f"{replicas} replicas of {each} {kind} device(s) need {replicas * each}, and "
+            f"{len(names)} are visible: give fewer --replicas, or make more visible "
+            f"({VISIBLE[kind]})"
+        )
+    return tuple(names[replica * each : (replica + 1) * each])
+
+
+def place(
+    replica: int, replicas: int, engine: EngineConfig, env: Mapping[str, str] | None = None
+) -> tuple[tuple[int, ...], dict[str, str]]:
+    """A replica's cores and what its environment gets.
+
+    An emulated device computes nothing, so that any core does.
+
+    Raises:
+        ValueError: see `devices_of`.
+    """
+    if engine.emulated_profile is not None:
+        return (), {}
+    kind = kind_of(engine.device)
+    cores = cores_of(replica, replicas, usable_cores())
+    if kind is None:
+        return cores, {}
+    mine = devices_of(
+        replica, replicas, kind, engine.tensor_parallel_size, os.environ if env is None else env
+    )
+    return cores, {VISIBLE[kind]: ",".join(mine)}
+
+
+def _present(kind: str, root: Path) -> list[Path]:
+    return sorted(root.glob(_PATTERNS[kind]))
