@@ -8,7 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from hfx.clock import Clock
 from hfx.config import EngineConfig, SchedulerConfig
 from hfx.request import Refused, Request
 
+from .compilations import COMPILATIONS
 from .delta import Delta
 from .engine import Engine
 from .errors import EngineDead, EngineDraining, EngineFull, Infeasible
@@ -123,6 +124,10 @@ class AsyncEngine:
     def stats(self) -> EngineStats:
         """The engine at a glance; from any thread, and up to one step old."""
         return self._engine.stats()
+
+    def compilations(self) -> Mapping[str, int]:
+        """Kernels that were compiled, by phase."""
+        return COMPILATIONS.counts
 
     def add_observer(self, observer: StepObserver) -> None:
         """Tell an observer, in the engine's thread, about steps and ends from now on."""

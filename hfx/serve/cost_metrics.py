@@ -6,8 +6,8 @@ from math import nan
 from prometheus_client import CollectorRegistry, Gauge, Histogram, Info
 
 from hfx.engine.delta import Delta
-from hfx.engine.live_cost import LiveCost
 from hfx.engine.observe import StepRecord
+from hfx.engine.service import Prices
 
 from .metrics import STEP_S
 
@@ -18,7 +18,7 @@ _ERRORS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 class CostMetrics:
     """An engine's predictions beside what its steps took; a `StepObserver`."""
 
-    def __init__(self, registry: CollectorRegistry, *, model_name: str, cost: LiveCost) -> None:
+    def __init__(self, registry: CollectorRegistry, *, model_name: str, cost: Prices) -> None:
         labels = {"model_name": model_name, "engine": "0"}
         names = (*labels, "regime")
         predicted = Histogram(
@@ -64,12 +64,12 @@ class CostMetrics:
         """Ends of requests say nothing about steps."""
 
 
-def _coverage(cost: LiveCost, regime: str) -> float:
+def _coverage(cost: Prices, regime: str) -> float:
     now = cost.accuracy[regime]
     return now.coverage if now.steps else nan
 
 
-def _described(cost: LiveCost) -> dict[str, str]:
+def _described(cost: Prices) -> dict[str, str]:
     key = cost.model.key
     return {
         "origin": cost.origin.kind,

@@ -14,9 +14,16 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hfx.engine.async_engine import AsyncEngine
 from hfx.engine.delta import Delta
-from hfx.engine.errors import EngineDead, EngineDraining, EngineError, EngineFull, Infeasible
+from hfx.engine.errors import (
+    EngineDead,
+    EngineDraining,
+    EngineError,
+    EngineFull,
+    EngineNotReady,
+    Infeasible,
+)
+from hfx.engine.service import Service
 from hfx.request import FinishReason, Request
 
 from .errors import ApiError
@@ -59,7 +66,7 @@ class Generation(Response):
     def __init__(
         self,
         prepare: Callable[[], Awaitable[Ask]],
-        engine: AsyncEngine,
+        engine: Service,
         metrics: EngineMetrics,
         tiers: TierMetrics,
         lifecycle: Lifecycle,
@@ -181,6 +188,9 @@ def refusal(error: EngineError | ValueError, promise: Promise) -> ApiError:
         return infeasible(error.refused, promise)
     if isinstance(error, EngineDraining):
         return draining()
+    if isinstance(error, EngineNotReady):
+        retry_s = error.retry_after_s
+        return ApiError(503, str(error), code="no_replica", retry_after_s=retry_s)
     if isinstance(error, EngineError):
         is_dead = isinstance(error, EngineDead)
         return ApiError(500, str(error), code="engine_dead" if is_dead else "engine_error")

@@ -283,6 +283,9 @@ class Status(BaseModel):
 
     status: str = Field(description="`ok`, or the state: `loading`, `draining`, `dead`.")
     phase: str | None = Field(None, description="What is being done while loading.")
+    replicas: dict[str, int] | None = Field(
+        None, description="How many replicas are in each phase, where there are several."
+    )
 
 
 class Version(BaseModel):

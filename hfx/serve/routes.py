@@ -234,8 +234,12 @@ async def tiers(request: Request) -> Response:
     responses=gives(replies.Status, 503),
 )  # fmt: skip
 async def health(request: Request) -> Response:
-    dead = site_of(request).state() == "dead"
-    return json({"status": "dead" if dead else "ok"}, 503 if dead else 200)
+    site = site_of(request)
+    dead = site.state() == "dead"
+    status: dict[str, Any] = {"status": "dead" if dead else "ok"}
+    if site.replicas is not None:
+        status["replicas"] = site.replicas()
+    return json(status, 503 if dead else 200)
 
 
 @router.get(
@@ -253,9 +257,12 @@ async def ping(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     site = site_of(request)
     state = site.state()
-    if state == "ready":
+    replicas = None if site.replicas is None else site.replicas()
+    if state == "ready" and (replicas is None or replicas.get("ready")):
         return json({"status": "ok", "phase": None})
     phase = site.lifecycle.phase if state == "loading" else None
+    if state == "ready":
+        state, phase = "loading", "no replica is ready"
     return json({"status": state, "phase": phase}, 503, {"retry-after": "1"})
 
 

@@ -17,7 +17,7 @@ import uvicorn
 
 from hfx.config import HttpConfig, ServeConfig
 from hfx.engine import AsyncEngine
-from hfx.engine.compilations import COMPILATIONS
+from hfx.engine.service import Service
 from hfx.engine.threads import let_idle_threads_sleep
 
 from .app import application
@@ -162,7 +162,7 @@ class Life:
     async def _load(self) -> int | None:
         """Load the model; returns an exit code if that fails."""
         try:
-            engine = await in_thread(self._launch)
+            engine = await self._launch()
         except _MENDABLE as error:
             log.debug("loading failed", exc_info=error)
             reason = " ".join(str(error).split())
@@ -174,9 +174,16 @@ class Life:
         self._open(engine)
         return None
 
-    def _launch(self) -> AsyncEngine:
+    async def _launch(self) -> Service:
+        config = self._config
         self._phases.enter("libraries")
-        return AsyncEngine.launch(self._config.engine, progress=self._progress)
+        if config.fleet.has_processes:
+            from hfx.fleet import Fleet
+
+            return await Fleet.launch(config.fleet, config.engine, progress=self._progress)
+        return await in_thread(
+            lambda: AsyncEngine.launch(config.engine, progress=self._progress)
+        )
 
     @property
     def _named(self) -> str:
@@ -186,7 +193,7 @@ class Life:
         self._phases.enter(phase)
         self._site.lifecycle.phase = f"{phase} {fraction:.0%}" if fraction else phase
 
-    def _open(self, engine: AsyncEngine) -> None:
+    def _open(self, engine: Service) -> None:
         """Take requests from now on."""
         model = _model(self._site, self._config, engine)
         self._site.model = model
@@ -218,7 +225,7 @@ class Life:
         say("stopped")
 
 
-def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
+def _model(site: Site, config: ServeConfig, engine: Service) -> Model:
     loaded = engine.model
     names = config.engine.model.served_model_name or (loaded.name,)
     served = Served(names, engine.max_model_len, loaded.vocabulary, loaded.generation)
@@ -234,9 +241,9 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         },
     )
     engine.add_observer(engine_metrics)
-    CompilationMetrics(
-        site.metrics.registry, model_name=names[0], counts=lambda: COMPILATIONS.counts
-    )
+    CompilationMetrics(site.metrics.registry, model_name=names[0], counts=engine.compilations)
+    if config.fleet.has_processes:
+        _show_replicas(site, engine, names[0])
     if site.emulated is not None:
         emulation_metric(site.metrics.registry, model_name=names[0], profile=site.emulated)
     if engine.cost is not None:
@@ -260,6 +267,16 @@ def _model(site: Site, config: ServeConfig, engine: AsyncEngine) -> Model:
         config.http.per_request_metrics,
         site.emulated,
     )
+
+
+def _show_replicas(site: Site, engine: Service, model_name: str) -> None:
+    from hfx.fleet import Fleet
+
+    from .fleet_metrics import FleetMetrics
+
+    assert isinstance(engine, Fleet)
+    site.replicas = engine.phases
+    FleetMetrics(site.metrics.registry, model_name=model_name, fleet=engine)
 
 
 async def in_thread(work: Callable[[], AsyncEngine]) -> AsyncEngine:

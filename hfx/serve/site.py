@@ -2,14 +2,14 @@
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
 import hfx
 from hfx.config import HttpConfig, Tier
-from hfx.engine.async_engine import AsyncEngine
+from hfx.engine.service import Service
 
 from . import convert
 from .convert import Served
@@ -30,7 +30,7 @@ _SERIAL = itertools.count()  # clients may use one request id twice at a time; t
 class Model:
     """A loaded model with all that answering needs."""
 
-    engine: AsyncEngine
+    engine: Service
     served: Served
     tokenizer: Tokenizer
     prompts: Prompts
@@ -115,6 +115,7 @@ class Site:
     http: HttpConfig
     metrics: HttpMetrics
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    replicas: Callable[[], Mapping[str, int]] | None = None  # by phase, where there are several
     model: Model | None = None
     emulated: str | None = None  # known before there is a model
 

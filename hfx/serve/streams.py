@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from hfx.engine.async_engine import AsyncEngine
 from hfx.engine.delta import Delta
+from hfx.engine.service import Service
 from hfx.engine.stream import DeltaStream
 from hfx.request import Request
 
@@ -22,7 +22,7 @@ class Deltas:
 
     @classmethod
     async def of(
-        cls, engine: AsyncEngine, requests: Sequence[Request], *, foresee: bool = False
+        cls, engine: Service, requests: Sequence[Request], *, foresee: bool = False
     ) -> "Deltas":
         """Have an engine compute all of `requests` or, where it refuses one, none.
 
