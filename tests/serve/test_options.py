@@ -39,6 +39,13 @@ kernel-backend
 threads
 tensor-parallel-size tp
 device
+replicas data-parallel-size dp
+launcher
+replica-devices
+dispatch
+replica-lease
+replica-step-timeout
+replica-hold
 host
 port
 api-key
