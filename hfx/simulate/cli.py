@@ -15,7 +15,7 @@ from .options import parser
 from .output import record, text
 from .plots import draw
 from .report import write_report
-from .scenario import DEFAULT_PROFILE, Scenario
+from .scenario import DEFAULT_PROFILE, LIMITS, Scenario
 from .setup import PolicyName
 from .sweep import Swept, points, sweep
 
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = parser()
     options = out.parse_args(argv)
     options.policy = options.policy or [DEFAULT_POLICY]
+    if options.limits is None:
+        options.limits = options.report is not None
     ledger = _ledger(options)
     try:
         scenario = _scenario(options)
@@ -58,6 +60,8 @@ def _swept(options: argparse.Namespace, scenario: Scenario, ledger: Path | None)
     scenario.models()
     seeds = range(options.seed, options.seed + options.seeds)
     every = points(options.policy, options.rate or (None,), seeds)
+    if options.limits:
+        every += points([LIMITS], options.rate or (None,), seeds[:1])
     jobs = options.jobs or cores()
     return sweep(scenario, every, jobs=jobs, ledger=ledger, is_quiet=options.quiet)
 
@@ -65,7 +69,7 @@ def _swept(options: argparse.Namespace, scenario: Scenario, ledger: Path | None)
 def _ledger(options: argparse.Namespace) -> Path | None:
     """Where finished runs are kept; one run alone has nothing to go on from."""
     runs = len(options.policy) * len(options.rate or (None,)) * options.seeds
-    if runs == 1 or options.fresh:
+    if runs + options.limits == 1 or options.fresh:
         return None
     if options.report:
         return Path(options.report / "runs.jsonl")

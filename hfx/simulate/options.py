@@ -86,6 +86,13 @@ def _report(group: argparse._ArgumentGroup) -> None:
         help="write a page to show to others (index.html) and its figures as PNG and SVG",
     )
     group.add_argument(
+        "--limits",
+        action=argparse.BooleanOptionalAction,
+        help="find out what no policy can beat at each rate, too: requests feasible alone, a fluid "
+        "limit, and our own policy when it knows the future (with --report; takes as long as five "
+        "runs)",
+    )
+    group.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw kept promises against rate (PNG or SVG)"
     )
     group.add_argument(

@@ -12,7 +12,7 @@ from typing import Any
 
 from hfx.machine import describe_machine, finite
 
-from .scenario import Run
+from .scenario import LIMITS, Run
 from .summary import Summary, mean
 
 DETAILED = 3  # groups: more are shown as a table
@@ -61,14 +61,27 @@ class Group:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs by policy and rate, in their order."""
+    """Runs by policy and rate, in their order; those that say limits are left out."""
     groups: dict[tuple[str, float | None], list[Run]] = {}
     for run in runs:
+        if run.point.policy == LIMITS:
+            continue
         groups.setdefault((run.point.policy, run.point.rate), []).append(run)
     return [
         Group(policy, rate, tuple(group), mean([run.summary for run in group]))
         for (policy, rate), group in groups.items()
     ]
+
+
+def limits_of(runs: Sequence[Run]) -> dict[float, Summary]:
+    """What no policy can beat, at each load for which it was asked."""
+    found = {}
+    for run in runs:
+        if run.point.policy == LIMITS:
+            loads = [r.summary["arrivals_rps"] for r in runs if "arrivals_rps" in r.summary]
+            load = run.point.rate if run.point.rate is not None else loads[0]
+            found[load] = run.summary
+    return found
 
 
 def highest_rates(groups: Sequence[Group], goal: float) -> dict[str, float]:
@@ -112,8 +125,9 @@ def record(settings: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
             }
             for run in runs
         ],
+        "limits": [{"rate": rate, **found} for rate, found in limits_of(runs).items()],
         "means": [{"policy": g.policy, "rate": g.rate, **g.figures} for g in groups],
-        "summary": summary(groups),
+        "summary": summary(groups) | _limit_figures(limits_of(runs)),
         "speed": [
             {"policy": g.policy, "rate": g.rate, "requests_per_cpu_s": g.requests_per_cpu_s}
             for g in groups
@@ -123,12 +137,31 @@ def record(settings: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     return plain
 
 
+def _limit_figures(limits: Mapping[float, Summary]) -> dict[str, float]:
+    at = "" if len(limits) == 1 else "@{:g}"
+    return {
+        f"limit_{name}{at.format(rate)}": share
+        for rate, figures in limits.items()
+        for name, share in figures.items()
+    }
+
+
 def text(runs: Sequence[Run]) -> str:
     """What is printed: figures of each group, or a table where there are many."""
     groups = grouped(runs)
     if len(groups) > DETAILED:
-        return "\n".join(_table(groups))
-    return "\n".join(line for group in groups for line in ("", *_details(group)))
+        return "\n".join([*_table(groups), *_limit_lines(limits_of(runs))])
+    lines = [line for group in groups for line in ("", *_details(group))]
+    return "\n".join([*lines, *_limit_lines(limits_of(runs))])
+
+
+def _limit_lines(limits: Mapping[float, Summary]) -> Iterator[str]:
+    for rate, figures in sorted(limits.items()):
+        yield (
+            f"no policy keeps more than {figures['fluid']:.1%} at {rate:g}/s (fluid limit); "
+            f"{figures['feasible_alone']:.1%} are feasible alone; ours keeps "
+            f"{figures['clairvoyant']:.1%} when it knows the future"
+        )
 
 
 def _table(groups: Sequence[Group]) -> Iterator[str]:

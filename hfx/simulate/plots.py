@@ -28,7 +28,7 @@ def draw(path: Path, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     groups = grouped(runs)
     names = [group.policy for group in groups]
-    save(path, lambda theme: load_figure(groups, palette(names), theme, {}), LIGHT)
+    save(path, lambda theme: load_figure(groups, palette(names), theme, ()), LIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Limit:
     dash: Any = ":"
 
 
-Limits = Mapping[str, Limit]
+Limits = Sequence[Limit]
 
 
 def load_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits: Limits) -> Figure:
@@ -55,7 +55,7 @@ def load_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits: L
         axis.set(title=title, xlabel="arrivals (requests/s)", ylim=(0, 1.03))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0][0].set_ylabel("promises kept (share of arrivals)")
-    for limit in limits.values():
+    for limit in limits:
         _limit(axes[0][0], limit, theme)
     _legend(figure, axes[0][0], len(looks) + len(limits))
     return figure
@@ -68,7 +68,7 @@ def goodput_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits
     loads = [group.load_rps for group in groups]
     for policy, look in looks.items():
         _curve(axis, [g for g in groups if g.policy == policy], "goodput_rps", look, theme)
-    for limit in limits.values():
+    for limit in limits:
         scaled = tuple((load, load * share) for load, share in limit.points)
         _limit(axis, Limit(limit.name, scaled, limit.dash), theme)
     axis.plot([0, max(loads)], [0, max(loads)], color=theme.grid, linewidth=1.2, zorder=0)

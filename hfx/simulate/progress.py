@@ -17,6 +17,7 @@ class Progress:
 
     def __init__(self, scenario: Scenario, points: Sequence[Point], *, is_quiet: bool) -> None:
         self._expected = {point: scenario.expected(point.rate) for point in points}
+        self._left: dict[Point, int] = {}  # of those that have begun
         self._runs, self._done = len(points), 0
         self._bar = tqdm(
             total=sum(self._expected.values()) or None,
@@ -30,13 +31,16 @@ class Progress:
     def tell(self, point: Point, more: int, total: int) -> None:
         """More requests of a run have arrived."""
         if not more:  # it begins, and knows how many they are
+            self._left[point] = total
             self._bar.total = (self._bar.total or 0) + total - self._expected[point]
             self._bar.set_description_str(self._words(point), refresh=False)
+        self._left[point] -= more
         self._bar.update(more)
 
-    def end(self) -> None:
-        """A run is done."""
+    def end(self, point: Point) -> None:
+        """A run is done, perhaps with fewer requests than were thought."""
         self._done += 1
+        self._bar.update(self._left.pop(point))
 
     def _words(self, point: Point) -> str:
         if self._runs == 1:

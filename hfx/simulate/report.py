@@ -16,10 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hfx.machine import describe_machine
 
 from .looks import DARK, LIGHT, Theme, palette, save
-from .output import GOALS, Group, grouped, highest_rates
+from .output import GOALS, Group, grouped, highest_rates, limits_of
 from .plots import (
     GOAL,
-    Limits,
+    Limit,
     cdf_figure,
     class_figure,
     goodput_figure,
@@ -27,12 +27,23 @@ from .plots import (
     timeline_figure,
 )
 from .scenario import Run, Scenario
+from .summary import Summary
 from .words import described, targets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = "index.html"
+LIMIT_LINES: Mapping[str, tuple[str, Any]] = {
+    "feasible_alone": ("limit: feasible alone", (0, (1, 1.6))),
+    "fluid": ("limit: fluid", (0, (4, 2))),
+    "clairvoyant": ("hfx, clairvoyant", "-"),
+}
+LIMIT_WORDS = (
+    "Grey: no policy keeps more than the requests that an idle replica would serve in time, nor "
+    "more than a fluid limit on the fleet's time; the solid line is our own policy when it knows "
+    "the future."
+)
 TIMELINES = 3  # policies: more make a page that nobody scrolls through
 
 
@@ -57,22 +68,30 @@ class Shown:
     dark: str
 
 
-def write_report(
-    folder: Path, scenario: Scenario, runs: Sequence[Run], limits: Limits | None = None
-) -> Path:
+def write_report(folder: Path, scenario: Scenario, runs: Sequence[Run]) -> Path:
     """Write every figure and the page into a folder, which is made; the page's path.
 
     Raises:
         OSError: the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = grouped(runs)
+    groups, limits = grouped(runs), _limits(runs)
     at = reference(groups)
-    pictures = list(_pictures(scenario, groups, at, limits or {}))
+    pictures = list(_pictures(scenario, groups, at, limits))
     shown = [_shown(folder, picture) for picture in pictures]
     page = folder / PAGE
-    page.write_text(_page(scenario, groups, at, shown, limits or {}), encoding="utf-8")
+    page.write_text(_page(scenario, groups, at, shown, limits_of(runs)), encoding="utf-8")
     return page
+
+
+def _limits(runs: Sequence[Run]) -> Sequence[Limit]:
+    """Lines to draw."""
+    found = sorted(limits_of(runs).items())
+    return [
+        Limit(name, tuple((load, figures[key]) for load, figures in found), dash)
+        for key, (name, dash) in LIMIT_LINES.items()
+        if found
+    ]
 
 
 def reference(groups: Sequence[Group]) -> list[Group]:
@@ -87,13 +106,13 @@ def reference(groups: Sequence[Group]) -> list[Group]:
 
 
 def _pictures(
-    scenario: Scenario, groups: Sequence[Group], at: Sequence[Group], limits: Limits
+    scenario: Scenario, groups: Sequence[Group], at: Sequence[Group], limits: Sequence[Limit]
 ) -> Iterator[Picture]:
     looks = palette([group.policy for group in groups])
     load = f"{at[0].load_rps:.3g} requests/s"
     seeds = len(at[0].runs)
     shade = " The shaded range is that of the seeds." if seeds > 1 else ""
-    limit = " Grey lines are limits that no policy can pass." if limits else ""
+    limit = f" {LIMIT_WORDS}" if limits else ""
     yield Picture(
         "attainment",
         "Promises kept against load",
@@ -150,7 +169,7 @@ def _page(
     groups: Sequence[Group],
     at: Sequence[Group],
     shown: Sequence[Shown],
-    limits: Limits,
+    limits: Mapping[float, Summary],
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -177,6 +196,9 @@ def _page(
         "pictures": shown,
         "colours": colours,
         "limits": limits,
+        "tops": {
+            load: max(g.figures["joint"] for g in groups if g.load_rps == load) for load in limits
+        },
         "settings": scenario.settings(),
         "machine": describe_machine(),
     }

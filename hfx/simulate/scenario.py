@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from .arrivals import Kind
 from .fleet import Failure
 from .job import Job
 from .limits import feasible_alone
+from .limits_clairvoyant import ROUNDS, clairvoyant
+from .limits_fluid import fluid_limit
 from .setup import FleetSpec, PolicyName
 from .summary import Curves, Summary, curves, summarize
 from .timeline import Timeline
@@ -28,6 +30,8 @@ from .workload import MIXES, clock_of, from_rows, generated, hinted, replayed, s
 
 DEFAULT_PROFILE = "rtxpro6000-llama3.1-8b"
 DEFAULT_SECONDS = 300.0
+CLAIRVOYANT = "hfx"  # whose policy is told the future
+LIMITS = "limits"  # a point of this name is no policy's run, but what none can beat
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Scenario:
             ValueError: a setting is impossible; the message says which.
         """
         traffic = _traffic(self, point.rate, point.seed)
+        if point.policy == LIMITS:
+            return self._limits(point, traffic, progress)
         jobs = traffic.jobs
         timeline = Timeline(traffic.horizon_s)
         fleet = self.spec(point, jobs).fleet(observer=timeline)
@@ -120,6 +126,32 @@ class Scenario:
         cpu_s = time.process_time() - began_s
         summary = summarize(result, traffic.horizon_s, feasible=traffic.feasible)
         return Run(point, traffic.horizon_s, summary, curves(result.fates), timeline.plain(), cpu_s)
+
+    def _limits(self, point: Point, traffic: _Traffic, progress: Callable[[int, int], None]) -> Run:
+        """What no policy can beat, and what our own keeps when it knows the future."""
+        jobs, models = traffic.jobs, self.models()
+        began_s = time.process_time()
+        progress(0, len(jobs) * ROUNDS)
+        spec = self.spec(replace(point, policy=CLAIRVOYANT), jobs)
+        fluid = fluid_limit(
+            jobs,
+            traffic.horizon_s,
+            [models[id % len(models)] for id in range(self.replicas)],
+            feasible=traffic.feasible,
+        )
+        best = clairvoyant(
+            jobs,
+            lambda some: spec.fleet().run(some, lambda more: progress(more, len(jobs) * ROUNDS)),
+            models[0],
+            feasible=traffic.feasible,
+        )
+        figures: Summary = {
+            "feasible_alone": len(traffic.feasible) / len(jobs),
+            "fluid": fluid.kept,
+            "clairvoyant": max(best.kept),
+        }
+        cpu_s = time.process_time() - began_s
+        return Run(point, traffic.horizon_s, figures, {}, {}, cpu_s)
 
     def spec(self, point: Point, jobs: Sequence[Job]) -> FleetSpec:
         """The fleet that serves a point."""

@@ -50,5 +50,5 @@ def sweep(
             for run in run_all(scenario, left, jobs, progress.tell):
                 book.add(run)
                 known[run.point] = run
-                progress.end()
+                progress.end(run.point)
     return Swept(tuple(known[point] for point in points), resumed)
