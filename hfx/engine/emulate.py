@@ -70,7 +70,7 @@ def emulate(
         blocks * config.cache.block_size,
         length,
     )
-    return Emulation(_bounded(words), executor, pool, length), _prices(config, profile)
+    return Emulation(bounded(words), executor, pool, length), _prices(config, profile)
 
 
 def said(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -132,7 +132,8 @@ def _length(asked: int | None, tokens: int) -> int:
     return asked
 
 
-def _bounded(words: Words) -> Words:
+def bounded(words: Words) -> Words:
+    """The words of an emulated device, whose answers end although nothing ends them."""
     generation = words.generation
     limit = generation.max_new_tokens or OUTPUT_TOKENS
     return replace(words, generation=replace(generation, max_new_tokens=limit))
