@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hfx.scaler import build_scaler
 from hfx.scaler.policy import FleetView, ReplicaState, Scaler, Start, Stop
 
+from .starts import ColdStart
 from .watch import Watch
 
 if TYPE_CHECKING:
     from .fleet import Fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """A scaler by name, its limits, and what a start takes.
+
+    `needed` says how many replicas each slot of the traffic takes, see `build_scaler`.
+
+    Raises:
+        ValueError: there is no such scaler, or the limits contradict each other.
+    """
+
+    scaler: str
+    least: int = 1
+    most: int = 1 << 30
+    cold_start: ColdStart = field(default_factory=ColdStart)
+    needed: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        self.elastic()
+
+    def elastic(self) -> Elastic:
+        """The scaler, new."""
+        scaler = build_scaler(self.scaler, self.needed)
+        return Elastic(scaler, least=self.least, most=self.most)
 
 
 class Elastic:

@@ -13,12 +13,15 @@ from typing import cast
 from hfx.config import Policy, SchedulerConfig
 from hfx.cost import CostModel, OnlineCost, StepCost
 from hfx.cost.fitting import scaled as scaled_regime
+from hfx.cost.link import Link
 from hfx.scheduler import build
 from hfx.scheduler.dispatch_names import build_dispatcher
+from hfx.scheduler.dispatch_view import Role
 from hfx.scheduler.policies import POLICIES
 
 from .device import Device
-from .fleet import Failure, Fleet
+from .elastic import Scaling
+from .fleet import LINK, Failure, Fleet
 from .memory import Counted, Prefixes
 from .replica import Replica
 
@@ -66,7 +69,8 @@ class FleetSpec:
     """What a simulated fleet is made of: a profile for each replica, in turn.
 
     `noise` scales the errors that profiles report for themselves, `cost_error` multiplies what
-    policies believe a step takes; with either, prices correct themselves as in a server.
+    policies believe a step takes; with either, prices correct themselves as in a server. `roles`
+    are dealt out in turn, as profiles are. With `scaling`, `replicas` are those at the start.
     """
 
     profiles: Sequence[StepCost]
@@ -82,6 +86,10 @@ class FleetSpec:
     slow: Sequence[tuple[int, float]] = ()
     failures: Sequence[Failure] = ()
     jumps: bool = True
+    roles: Sequence[Role] = ("mixed",)
+    link: Link = LINK
+    flip_s: float = 0.0
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         if self.replicas < 1 or not self.profiles:
@@ -109,6 +117,10 @@ class FleetSpec:
             build_dispatcher(self.policy.dispatch, self.seed),
             failures=self.failures,
             spawn=self.replica,
+            link=self.link,
+            flip_s=self.flip_s,
+            elastic=None if self.scaling is None else self.scaling.elastic(),
+            cold_start=None if self.scaling is None else self.scaling.cold_start,
             keep_tokens=keep_tokens,
             observer=observer,
         )
@@ -133,7 +145,9 @@ class FleetSpec:
         prices = self._prices(model, slowdown)
         blocks = self.kv_tokens // self.block_tokens
         memory = (Prefixes if self.prefixes else Counted)(blocks, self.block_tokens)
-        return Replica(id, build(config, prices), device, memory, prices, jumps=self.jumps)
+        replica = Replica(id, build(config, prices), device, memory, prices, jumps=self.jumps)
+        replica.view.role = self.roles[id % len(self.roles)]
+        return replica
 
     def _prices(self, model: StepCost, slowdown: float) -> CostModel:
         """What policies believe: the truth, or something that steps will correct."""
