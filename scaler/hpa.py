@@ -17,6 +17,7 @@ from .policy import FleetView, Order, ReplicaState, resize
 PERIOD_S = 15.0
 WINDOW_S = 300.0  # of recommendations: --horizontal-pod-autoscaler-downscale-stabilization
 TOLERANCE = 0.1
+ROUNDING = 1e-9  # of ratios: Kubernetes counts whole per cents
 FASTEST = 4  # pods that may be added in a period, however few there are
 
 
@@ -84,9 +85,9 @@ class Hpa(_Stabilised):
         total = sum(map(self.metric, ready))
         ratio = total / len(ready) / self.target
         if ratio <= 1 or len(ready) == size:
-            return size if _is_near(ratio) else ceil(ratio * len(ready))
+            return size if _is_near(ratio) else _up(ratio * len(ready))
         ratio = total / size / self.target  # those that start count as idle
-        return size if ratio < 1 or _is_near(ratio) else max(size, ceil(ratio * size))
+        return size if ratio < 1 or _is_near(ratio) else max(size, _up(ratio * size))
 
 
 class QueueLength(_Stabilised):
@@ -111,8 +112,12 @@ class QueueLength(_Stabilised):
         elif view.now_s - self._active_s >= self.cooldown_s:
             return 0
         ratio = flying / (self.target * view.size)
-        return view.size if _is_near(ratio) else max(1, ceil(flying / self.target))
+        return view.size if _is_near(ratio) else max(1, _up(flying / self.target))
 
 
 def _is_near(ratio: float) -> bool:
     return abs(ratio - 1) <= TOLERANCE
+
+
+def _up(replicas: float) -> int:
+    return ceil(replicas - ROUNDING)

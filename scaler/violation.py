@@ -58,14 +58,14 @@ class ViolationReactive:
         share = self._missed(view)
         if view.of("starting"):
             self._changed_s = now_s
-            return ()
+            return []
         if share > self.limit:
             if now_s < self._changed_s + WINDOW_S:
-                return ()
+                return []
             self._changed_s = now_s
             return resize(view, view.size + max(1, ceil(self.growth * view.size)))
         if now_s < self._changed_s + self.calm_s or share or not self._could_do_with_less(view):
-            return ()
+            return []
         self._changed_s = now_s
         return resize(view, view.size - 1)
 
