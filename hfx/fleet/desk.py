@@ -1,7 +1,10 @@
 """Carries out what the dispatcher decides: who serves which request, and what becomes of it.
 
 For the event loop's thread; seconds on the parent's clock. Every live request is in exactly one
-place: held while nobody is ready, in the dispatcher's queue, or at one replica.
+place: held while nobody is ready, in the dispatcher's queue, on probation, or at one replica.
+
+Of a dead replica's requests any may be the cause. So each is on probation until its next token: no
+replica has two of those at a time, and the one whose replicas die twice is known from the others.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Refuse, Rele
 from hfx.scheduler.dispatch_view import Unbind as GiveBack
 
 from .flight import Flight
-from .member import Member
+from .member import Life, Member
 from .messages import Abort, Event, News, Order, Unbind
 
 logger = logging.getLogger(__name__)
 
 STRIKES = 2.0  # deaths of replicas after which a request is held to have caused them
 UNSEEN = 0.5  # of a strike, where nobody knows whether the replica had begun it
+MOST_DEATHS = 8  # that a request may see although it went on in between
 AGAIN_S = 0.25  # between two looks at a deadline that its replica should have kept
 MOST_ROUNDS = 8  # of asking a dispatcher again because it named requests that are gone
 RECENT = 32  # ends by which the pace of ends is told
@@ -62,6 +66,8 @@ class Desk:
         self._ready: dict[int, Member] = {}
         self._unbound: dict[str, Flight] = {}
         self._held: dict[str, tuple[Flight, float]] = {}
+        self._probation: dict[str, Flight] = {}  # those that wait for a replica to themselves
+        self._probed: dict[int, Flight] = {}  # by replica
         self._expiries: list[tuple[float, int, Flight]] = []
         self._touched: dict[int, Member] = {}
         self._ends_s: deque[float] = deque(maxlen=RECENT)
@@ -84,7 +90,7 @@ class Desk:
     @property
     def waiting(self) -> int:
         """Requests that no replica has."""
-        return len(self._unbound) + len(self._held)
+        return len(self._unbound) + len(self._held) + len(self._probation)
 
     @property
     def held(self) -> int:
@@ -132,6 +138,7 @@ class Desk:
 
     def _leave_member(self, flight: Flight) -> None:
         member = flight.member
+        self._end_probation(flight)
         if member is not None and member.standing is not None:
             member.standing.release(flight)
             self._order(member, Abort(flight.number))
@@ -142,8 +149,29 @@ class Desk:
         if not self._ready or self._dispatcher is None:
             self._held[flight.request_id] = (flight, self._clock.now_s())
             return
+        if flight.strikes:
+            self._probation[flight.request_id] = flight
+            return
         self._unbound[flight.request_id] = flight
         self._carry_out(self._dispatcher.arrived(flight.live, self._clock.now_s()))
+
+    def _probe(self) -> None:
+        """Give those on probation to replicas that have none, the first come first."""
+        while self._probation and len(self._probed) < len(self._ready):
+            flight = next(iter(self._probation.values()))
+            free = [m for m in self._ready.values() if m.id not in self._probed]
+            other = [m for m in free if m.id != flight.failed_at]
+            if not other and len(self._ready) > 1:
+                return  # it failed on the one that is free, and others will be
+            member = min(other or free, key=_load)
+            del self._probation[flight.request_id]
+            self._probed[member.id] = flight
+            self._bind(flight, member.id)
+
+    def _end_probation(self, flight: Flight) -> None:
+        member = flight.member
+        if member is not None and self._probed.get(member.id) is flight:
+            del self._probed[member.id]
 
     def _finish(self, flight: Flight, last: Delta) -> None:
         assert last.finish_reason is not None
@@ -155,6 +183,7 @@ class Desk:
         self.flights.pop(flight.request_id, None)
         self._unbound.pop(flight.request_id, None)
         self._held.pop(flight.request_id, None)
+        self._probation.pop(flight.request_id, None)
         if self._dispatcher is not None:
             self._dispatcher.ended(flight.request, flight.live.output_tokens, reason)
 
@@ -179,6 +208,7 @@ class Desk:
             return
         assert self._dispatcher is not None and member.standing is not None
         self._dispatcher.left(member.id)
+        self._probed.pop(member.id, None)
         if not self._ready:
             self._hold_queue()
         for flight in member.standing.flights.values():
@@ -186,13 +216,12 @@ class Desk:
                 self._ask_back(flight, member)
         self._send()
 
-    def lost(
-        self, member: Member, flights: Sequence[Flight], heard: int, *, is_blamed: bool
-    ) -> None:
-        """A member's process is gone: what it had goes on elsewhere, from what was told.
-
-        `heard` is the number of the last orders that it had obeyed.
-        """
+    def lost(self, member: Member, life: Life, *, is_blamed: bool) -> None:
+        """A member's process is gone: what it had goes on elsewhere, from what was told."""
+        assert life.standing is not None
+        flights, heard = life.standing.flights.values(), life.heard
+        queued = set() if life.state is None else set(life.state.queued)
+        self._probed.pop(member.id, None)
         if self._ready.pop(member.id, None) is not None:
             assert self._dispatcher is not None
             self._dispatcher.left(member.id)
@@ -202,9 +231,9 @@ class Desk:
             live = flight.live
             live.cached_tokens = live.held_blocks = 0
             flight.is_running = False
-            if is_blamed:
-                self._strike(flight, 1.0 if flight.order <= heard else UNSEEN)
-            if flight.strikes >= STRIKES:
+            if is_blamed and flight.number not in queued:
+                self._strike(flight, member, 1.0 if flight.order <= heard else UNSEEN)
+            if flight.strikes >= STRIKES or flight.resumptions >= MOST_DEATHS:
                 self._condemn(flight, member.last_death)
                 continue
             flight.resumptions += 1
@@ -212,11 +241,11 @@ class Desk:
             self._arrive(flight)
         self._send()
 
-    def _strike(self, flight: Flight, strike: float) -> None:
-        """Its replica died. Only deaths in a row count, without a token in between."""
-        if len(flight.output) > flight.bound_at:
-            flight.strikes = 0.0
+    @staticmethod
+    def _strike(flight: Flight, member: Member, strike: float) -> None:
+        """Its replica died or failed. Only times in a row count, without a token in between."""
         flight.strikes += strike
+        flight.failed_at = member.id
 
     def _condemn(self, flight: Flight, why: str) -> None:
         self.condemned += 1
@@ -230,7 +259,9 @@ class Desk:
         now_s = self._clock.now_s()
         for request_id, flight in self._unbound.items():
             self._held[request_id] = (flight, now_s)
-        self._unbound = {}
+        for request_id, flight in self._probation.items():
+            self._held[request_id] = (flight, now_s)
+        self._unbound, self._probation = {}, {}
         self._dispatcher = None  # its queue is no longer; lengths are learned soon enough
 
     # News
@@ -273,12 +304,16 @@ class Desk:
             standing.began(flight, event.start.hit_tokens)
         if event.tokens:
             standing.decodes(flight)
+            if flight.strikes:  # it was not the cause
+                flight.strikes = 0.0
+                self._end_probation(flight)
         if end is None:
             return True
         standing.release(flight)
+        self._end_probation(flight)
         flight.member = None
         if fails:
-            self._strike(flight, 1.0)
+            self._strike(flight, member, 1.0)
             if flight.strikes < STRIKES:
                 flight.resumptions += 1
                 self.resumed += 1
@@ -302,6 +337,7 @@ class Desk:
             return
         self.stolen += 1
         standing.release(flight)
+        self._end_probation(flight)
         flight.member = None
         if member.id not in self._ready:  # it was drained: nobody has decided about it yet
             self._arrive(flight)
@@ -404,6 +440,7 @@ class Desk:
         return member.order(order)
 
     def _send(self) -> None:
+        self._probe()
         touched, self._touched = self._touched, {}
         for member in touched.values():
             self._flush(member)
@@ -431,3 +468,9 @@ class Desk:
                         f"no replica has been ready for {self._hold_s:g} s", self._retry_s()
                     ),
                 )
+
+
+def _load(member: Member) -> tuple[int, int]:
+    """What a replica has to do before it begins anything else."""
+    assert member.standing is not None
+    return member.standing.view.prompt_tokens, member.standing.view.requests

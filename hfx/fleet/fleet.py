@@ -40,7 +40,7 @@ from .launch import Launcher, LocalLauncher
 from .member import Life, Member
 from .messages import News, State
 from .oracle import Oracle
-from .placing import place
+from .placing import place, sharing_memory
 from .prices import FleetCost
 from .records import record_of, summed
 from .roster import Roster, counts
@@ -124,11 +124,9 @@ class Fleet:
         Raises:
             ValueError: a setting is impossible, as a replica says; or none of them comes up.
         """
-        from hfx.models import load_words
-
         if progress is not None:
             progress("reading the model's words", 0.0)
-        words = await asyncio.to_thread(load_words, engine.model)
+        words = await asyncio.to_thread(_words, engine)
         fleet = cls(config, engine, words, launcher=launcher, spec_of=spec_of)
         try:
             await fleet.start(progress)
@@ -499,14 +497,12 @@ class Fleet:
         if news.state is not None:
             self._learn(member, news.state)
 
-    def on_lost(self, member: Member, life: Life, why: str) -> None:
+    def on_lost(self, member: Member, life: Life, *, is_death: bool) -> None:
         """See `Audience`."""
         self._changed.set()
         member.is_slow = False
         if life.standing is not None:
-            flights = list(life.standing.flights.values())
-            is_blamed = member.phase in ("resting", "open") and member.retry_s > 0
-            self._desk.lost(member, flights, life.heard, is_blamed=is_blamed)
+            self._desk.lost(member, life, is_blamed=is_death)
 
     def on_failed(self, member: Member, reason: str, is_mendable: bool) -> None:
         """See `Audience`."""
@@ -571,17 +567,26 @@ class Fleet:
         engine, devices = self._engine, self._config.replica_devices
         if devices:
             engine = replace(engine, device=devices[replica_id % len(devices)])
-        cores, env = place(replica_id, max(self._wanted, replica_id + 1), engine)
+        replicas = max(self._wanted, replica_id + 1)
+        cores, env = place(replica_id, replicas, engine)
         if engine.threads is None and cores:
             engine = replace(engine, threads=len(cores))
         return ReplicaSpec(
             replica_id=replica_id,
-            engine=engine,
+            engine=engine if env else sharing_memory(engine, replicas),
             builder=ENGINE,
             cores=cores,
             env=env,
             log_level=logging.getLevelName(max(logging.root.level, logging.WARNING)).lower(),
         )
+
+
+def _words(engine: EngineConfig) -> Words:
+    from hfx.engine.emulate import bounded
+    from hfx.models import load_words
+
+    words = load_words(engine.model)
+    return words if engine.emulated_profile is None else bounded(words)
 
 
 def _is_empty(member: Member) -> bool:

@@ -24,7 +24,7 @@ class Flight(Mailbox):
     `output` are all tokens that were handed to the reader: where it is served next begins behind
     them. `member` is who serves it, None while it waits in the central queue; `order` is the number
     of the orders that brought it there. `strikes` counts deaths of replicas that it may have
-    caused.
+    caused since its last token, `failed_at` is the last of them.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Flight(Mailbox):
         self.is_leaving = False  # its replica was asked to give it back
         self.is_running = False
         self.strikes = 0.0
+        self.failed_at: int | None = None
         self.resumptions = 0
         self.was_relegated = False
         self.names: dict[int, list[bytes]] = {}  # of its prompt's full blocks, by their size

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hfx.config import EngineConfig
 
+CPU_SHARE = 0.3  # of the free memory: what `CacheConfig` gives the cache of a single engine
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 _PATTERNS = {"cuda": "nvidia[0-9]*", "npu": "davinci[0-9]*"}
 
@@ -85,6 +87,16 @@ def place(
         replica, replicas, kind, engine.tensor_parallel_size, os.environ if env is None else env
     )
     return cores, {VISIBLE[kind]: ",".join(mine)}
+
+
+def sharing_memory(engine: EngineConfig, replicas: int) -> EngineConfig:
+    """The same, its cache a share of the memory that all replicas on this host have in common."""
+    cache = engine.cache
+    has_size = cache.kv_cache_memory_bytes is not None or cache.num_blocks_override is not None
+    if engine.emulated_profile is not None or has_size:
+        return engine
+    share = (cache.memory_utilization or CPU_SHARE) / replicas
+    return replace(engine, cache=replace(cache, memory_utilization=share))
 
 
 def _present(kind: str, root: Path) -> list[Path]:

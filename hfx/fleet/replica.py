@@ -104,6 +104,7 @@ def _introduced(
     vitals = Vitals(loading=("start", 0.0))
     pulse = Pulse(context, spec, welcome.lease_s, vitals, lifeline)
     pulse.start()
+    engine: Engine | None = None
     try:
         engine = _built(spec, vitals)
         if offset_s:
@@ -120,6 +121,8 @@ def _introduced(
         _say(connection, Failed(spec.epoch, reason, vitals.loading is not None))
         return 2 if vitals.loading else 1
     finally:
+        if engine is not None:
+            engine.close()
         pulse.stop()
     return 0
 

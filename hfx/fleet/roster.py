@@ -56,8 +56,11 @@ class Audience(Protocol):
         """It has told something; in order, each once."""
         ...
 
-    def on_lost(self, member: Member, life: Life, why: str) -> None:
-        """A process is gone, and what it had not told with it. `member` has none now."""
+    def on_lost(self, member: Member, life: Life, *, is_death: bool) -> None:
+        """A process is gone, and what it had not told with it; `member` has none now.
+
+        It is no death where it was told to stop.
+        """
         ...
 
     def on_failed(self, member: Member, reason: str, is_mendable: bool) -> None:
@@ -153,7 +156,7 @@ class Roster:
             member.phase, member.retry_s = "resting", now_s
         else:
             self._rest(member, life, now_s)
-        self._audience.on_lost(member, life, member.last_death)
+        self._audience.on_lost(member, life, is_death=not asked)
 
     def tick(self) -> None:
         """Look after all of them; to be called several times per lease."""

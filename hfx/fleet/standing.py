@@ -3,8 +3,10 @@ cost model. Seconds on the parent's clock, tokens, blocks."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 from hfx.cost import Piece, StepCost
 from hfx.cost import Regime as Priced
@@ -14,10 +16,12 @@ from hfx.request import Mix, Request
 from hfx.scheduler.dispatch_view import ReplicaView
 
 from .flight import Flight
-from .messages import Regime, State
+from .messages import State
 from .prefixes import Remembered, names_of
 
 MOST_STEPS = 32  # looked ahead without news; then the replica is taken to be where it was
+RECENT_STEPS = 9  # whose median tells a sudden change
+SUDDEN = 1.4  # times what was predicted
 CHANGED = 0.03  # prices that differ by less are not exchanged
 _NOMINAL = Priced(
     knots_tokens=(0.0,), curve_s=(0.01,), per_token_s=1e-4, pieces=(Piece(),), upper_factor=1.5
@@ -53,6 +57,7 @@ class Standing:
         self._flight_of = flight_of
         self._max_step_tokens = max_step_tokens
         self._factors = (1.0, 1.0)
+        self._ratios: deque[float] = deque(maxlen=RECENT_STEPS)  # of times to predictions
         self._known = Remembered(total_blocks if prefix_caching else 0, block_tokens)
         self._at_s = now_s  # what is known is as of then
         self.cost = profile or UNPRICED
@@ -133,7 +138,7 @@ class Standing:
             self._hold(flight, is_counted=True)
         self._at_s = max(self._at_s, state.now_s)
         self._lives()
-        self._price(state.decode, state.mixed)
+        self._price(state)
 
     def stepped(self, at_s: float) -> None:
         """A step has ended then, by the tokens that came of it."""
@@ -230,19 +235,30 @@ class Standing:
         """How much longer steps take than the profile says: the larger of both regimes'."""
         return max(self._factors)
 
-    def _price(self, decode: Regime | None, mixed: Regime | None) -> None:
-        """Take over the replica's own corrections, where they have changed."""
+    def _price(self, state: State) -> None:
+        """Take over the replica's own corrections, where they have changed.
+
+        They follow a device that is suddenly another one within some dozen steps, as outliers must
+        not move them; the median of the last few steps says it at once.
+        """
+        decode, mixed = state.decode, state.mixed
         if self.profile is None or decode is None or mixed is None:
             return
-        factors = decode.factor, mixed.factor
+        self._ratios.extend(
+            row.duration_s / row.predicted[0] for row in state.rows if row.predicted is not None
+        )
+        sudden = median(self._ratios) if len(self._ratios) == RECENT_STEPS else 1.0
+        if 1 / SUDDEN < sudden < SUDDEN:
+            sudden = 1.0
+        factors = decode.factor * sudden, mixed.factor * sudden
         moved = max(abs(new / old - 1) for new, old in zip(factors, self._factors, strict=True))
         if moved < CHANGED:
             return
         self._factors = factors
         self.cost = self.view.cost = replace(
             self.profile,
-            decode=scaled(self.profile.decode, decode.factor, max(1.0, decode.bound)),
-            mixed=scaled(self.profile.mixed, mixed.factor, max(1.0, mixed.bound)),
+            decode=scaled(self.profile.decode, factors[0], max(1.0, decode.bound)),
+            mixed=scaled(self.profile.mixed, factors[1], max(1.0, mixed.bound)),
         )
 
     def _names(self, flight: Flight) -> list[bytes]:
