@@ -70,6 +70,11 @@ class Company(Protocol):
     """Other processes that compute an engine's steps together with it."""
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """Their process ids; from any thread."""
+        ...
+
+    @property
     def lost(self) -> EngineDead | None:
         """Why they can't any more; from any thread."""
         ...

@@ -62,6 +62,10 @@ class LLM:
         self._engine, self._model = build_engine(engine_config(model=model, **options))
         self._ids = count()
 
+    def close(self) -> None:
+        """End other ranks' processes, if there are some; else they end with this object."""
+        self._engine.close()
+
     @property
     def model(self) -> "Words":
         """The model itself, its tokenizer and its chat template."""

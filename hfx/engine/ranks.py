@@ -72,6 +72,11 @@ class Ranks:
         """Why the ranks can't compute any more; from any thread."""
         return self._lost
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids, from rank 1 up; from any thread."""
+        return tuple(process.pid for process in self._processes)
+
     def on_loss(self, tell: Tell) -> None:
         """Have a rank's loss told, in a thread of its own; from any thread."""
         with self._lock:
