@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GOAL = 0.9
+MOST_TICKS = 8
 UNITS = {"ttft_s": 1.0, "tpot_s": 1e3}  # of the axes of distributions: seconds, milliseconds
 
 
@@ -54,6 +55,7 @@ def load_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits: L
         axis.axhline(GOAL, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         axis.set(title=title, xlabel="arrivals (requests/s)", ylim=(0, 1.03))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        _load_ticks(axis, groups)
     axes[0][0].set_ylabel("promises kept (share of arrivals)")
     for limit in limits:
         _limit(axes[0][0], limit, theme)
@@ -83,6 +85,7 @@ def goodput_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits
     low = min(loads) * 0.9 if len(set(loads)) > 1 else 0
     axis.set(xlabel="arrivals (requests/s)", ylabel="goodput (requests/s in time)")
     axis.set(xlim=(low, max(loads) * 1.03), ylim=(0, max(loads) * 1.08))
+    _load_ticks(axis, groups)
     _legend(figure, axis, len(looks) + len(limits))
     return figure
 
@@ -157,6 +160,13 @@ def _cdf(axis: Axes, group: Group, name: str, key: str, look: Look, theme: Theme
             label=group.policy,
             linewidth=1.8,
         )
+
+
+def _load_ticks(axis: Axes, groups: Sequence[Group]) -> None:
+    """The loads that were simulated, as far as they are few."""
+    loads = sorted({group.load_rps for group in groups})
+    if len(loads) <= MOST_TICKS:
+        axis.set_xticks(loads, [f"{load:.3g}" for load in loads])
 
 
 def _log_ticks(axis: Axes) -> None:
