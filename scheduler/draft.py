@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .step import SlackPolicy
 
 HURRY = 1.4  # times the share of the time that would just do: prompts end early by that much
-BUSY = 0.3  # of the time for arriving prompts: from there on nothing is put off that can be done
+BUSY = 0.1  # of the time for arriving prompts: from there on nothing is put off that can be done
 CROWD = 4  # streams for each prompt that is put off: fewer would waste steps that are half empty
 LOOKED_AT = 48  # waiting prompts that a step considers, in order of due time
 RESERVE = 0.05  # of the time for prompts: what spare work gets however much else presses
@@ -35,10 +35,10 @@ LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
 MOST_SHARE = 0.9  # of the time that decodes leave to prompts at most
 SUSTAINED = 0.97  # of TPOT: as long may steps be on average
 FILLED = 0.97  # of the time: so much may decodes promise
-PRESSING = 0.75  # of the time: from there on prompts can't afford what short steps cost
+PRESSING = 0.75  # of the time: from there on a prompt alone is computed at once
 MOST_CHUNKS = 16  # prompts in a step
 LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
-LONGEST_OF_FIXED = 20.0  # times a step's fixed cost: longer ones amortise nothing any more
+LONGEST_OF_LEAST = 1.5  # times its decodes alone: so long may a step always be
 EARLY = 1.3  # times the tokens a step that would just do
 GENTLE_PARTS = 4  # of a tile: how finely chunks are cut when nothing presses
 GENTLE = 1.12  # times a step of decodes: what streams hardly notice
@@ -80,11 +80,10 @@ class Draft:
 
     def _longest_s(self) -> float:
         """The longest step that makes sense, whatever decodes allow."""
-        ttft_s = self.policy.tightest_ttft_s
-        if ttft_s == inf:
-            return inf
-        least_s = max(self.base_s, self.policy.fixed_s)
-        return max(2 * least_s, min(LONGEST_OF_FIXED * least_s, LONGEST_OF_TTFT * ttft_s))
+        policy = self.policy
+        least_s = max(self.base_s, policy.fixed_s)
+        longest_s = min(policy.efficient_s, LONGEST_OF_TTFT * policy.tightest_ttft_s)
+        return max(LONGEST_OF_LEAST * least_s, longest_s)
 
     def _supply(self) -> Supply:
         """What decodes leave of the time: at the pace of the tightest, and their slack at once."""
@@ -227,7 +226,7 @@ class Draft:
     def _target_s(self, chosen: Selection, spare: bool) -> float:
         """How long this step should be: no longer than needed, and never past the veto."""
         most_s = self.found.cap_s
-        if chosen.pressure < PRESSING:
+        if self.found.tracks or chosen.pressure < PRESSING:
             most_s = min(most_s, self._longest_s())
         self.grain = self.policy.tile_tokens
         if spare or chosen.put_off or not self.found.tracks:

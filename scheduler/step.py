@@ -17,13 +17,14 @@ from hfx.request import FinishReason, Plan, Request
 from .draft import Draft
 from .lengths import Lengths
 from .policy import Live, Snapshot, as_it_is
-from .prices import fixed_s
+from .prices import efficient_s, fixed_s
 from .queue import Queue
 from .track import Relegated, Track, Tracks
 
 PACE_MEMORY = 0.05  # of the mean length of steps: the weight of the last one
 PACE_ROOM = 1.25  # times a step of decodes: the pace that a deadline's output is given
 FORECAST_S = 20.0  # over which the prompt work that arrives is averaged
+LENGTHS_MEMORY = 0.02  # of the mean prompt and output: the weight of the last one
 REPRICED = 64  # steps after which fixed prices are asked for again: the model corrects itself
 
 
@@ -59,6 +60,8 @@ class SlackPolicy:
         self.pace_s = 0.0  # the mean length of a step
         self.least_s = 0.0  # what the last step's decodes cost
         self.fixed_s = 0.0  # what a step costs before its first decode
+        self.efficient_s = inf  # the longest step that wastes nothing, for traffic as it is
+        self.prompt_tokens = self.output_tokens = 0.0  # of a request here, on average
         self.arriving = 0.0  # promised prompt work per second, on average of what was computed
         self.tightest_ttft_s = inf  # of all promises so far
         self.owed_s = 0.0  # prompt time that spare work has a right to
@@ -93,6 +96,7 @@ class SlackPolicy:
             del self.tracks[track.live]
             self.queue.leave(track.live)
             track.relegate(False)
+            self._average(track, output_tokens)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.lengths.learn(request, output_tokens)
 
@@ -111,6 +115,14 @@ class SlackPolicy:
         """A prompt's last chunk is in the step: what it cost says how much comes per second."""
         self.arriving += track.whole_s / FORECAST_S
         track.whole_s = 0.0
+
+    def _average(self, track: Track, output_tokens: int) -> None:
+        """Take in how much of a request was computed here."""
+        if output_tokens > track.outputs_before:
+            prompt = 0 if track.outputs_before else track.live.request.prompt_tokens
+            self.prompt_tokens += LENGTHS_MEMORY * (prompt - self.prompt_tokens)
+            more = output_tokens - track.outputs_before
+            self.output_tokens += LENGTHS_MEMORY * (more - self.output_tokens)
 
     def _enter(self, live: Live) -> Track:
         """A request comes to wait, for the first time or because it was preempted."""
@@ -136,7 +148,7 @@ class SlackPolicy:
         else:
             del self.tracks[old.live]
             track.is_relegated, track.evicted = old.is_relegated, old.evicted
-            track.whole_s = old.whole_s
+            track.whole_s, track.outputs_before = old.whole_s, old.outputs_before
         self._ids[track.id] = track
         return track
 
@@ -158,6 +170,9 @@ class SlackPolicy:
     def _tick(self, now_s: float) -> None:
         if self._steps % REPRICED == 0:
             self.fixed_s = fixed_s(self.cost)
+            outputs = self.output_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+            context = int(self.prompt_tokens + self.output_tokens / 2)
+            self.efficient_s = efficient_s(self.cost, outputs, context, self.max_step_tokens)
         self._steps += 1
         if self._last_s is None or now_s <= self._last_s:
             return

@@ -66,7 +66,8 @@ class Track:
     `schedule_from_s` will say from now on, once that is known. `work_s` is the price of what is
     left of its prompt, `whole_s` of all of it, if it is promised. `left` is how many tokens are
     expected to come, as of less than STRIDE tokens ago. `skipped` counts the steps in a row that it
-    sat out, `evicted` how often others took its place.
+    sat out, `evicted` how often others took its place. `outputs_before` are the output tokens that
+    it had when it came here.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Track:
         "live",
         "may_relegate",
         "order",
+        "outputs_before",
         "rate",
         "registry",
         "run_s",
@@ -107,6 +109,7 @@ class Track:
         self.registry = registry or Relegated()
         self.id = request.id
         self.order = (request.priority, live.arrival_s, request.id)
+        self.outputs_before = live.output_tokens
         self.weight = promise.weight
         self.may_relegate = promise.may_relegate
         self.ttft_s = promise.ttft_s or inf
