@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from hfx.machine import cores
 
 from .looks import check_plot, require_matplotlib
-from .options import parser
+from .options import FROM_ENVIRONMENT, parser
 from .output import record, text
 from .plots import draw
 from .report import write_report
-from .scenario import DEFAULT_PROFILE, LIMITS, Scenario
+from .scenario import DEFAULT_PROFILE, LIMITS, MOST_REPLICAS, Scenario
 from .setup import PolicyName
 from .sweep import Swept, points, sweep
 
@@ -33,8 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ledger = _ledger(options)
     try:
         scenario = _scenario(options)
+        _require_writable(options)
         swept = _swept(options, scenario, ledger)
-    except (ValueError, OSError, RuntimeError) as error:
+    except OSError as error:
+        out.error(f"{error.filename}: {error.strerror}; give another path")
+    except (ValueError, RuntimeError) as error:
         out.error(str(error))
     except KeyboardInterrupt:
         kept = f": what is done is in {ledger}, and the same command goes on from there"
@@ -66,6 +71,24 @@ def _swept(options: argparse.Namespace, scenario: Scenario, ledger: Path | None)
     return sweep(scenario, every, jobs=jobs, ledger=ledger, is_quiet=options.quiet)
 
 
+def _require_writable(options: argparse.Namespace) -> None:
+    """Find out before hours of simulation; makes the folders."""
+    for path in (options.json, options.plot):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+    if options.report:
+        options.report.mkdir(parents=True, exist_ok=True)
+
+
+def _data(options: argparse.Namespace) -> Path | None:
+    if options.data != FROM_ENVIRONMENT:
+        return cast("Path | None", options.data)
+    if not (folder := os.environ.get("HFX_DATA")):
+        raise ValueError("--data names no folder and HFX_DATA is not set: give one of them")
+    return Path(folder)
+
+
 def _ledger(options: argparse.Namespace) -> Path | None:
     """Where finished runs are kept; one run alone has nothing to go on from."""
     runs = len(options.policy) * len(options.rate or (None,)) * options.seeds
@@ -80,7 +103,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
     return Scenario(
         workload=options.workload,
         trace=options.trace,
-        data=options.data,
+        data=_data(options),
         clock=options.clock,
         jitter_s=options.jitter,
         horizon_s=options.seconds,
@@ -99,6 +122,15 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         cost_error=options.cost_error,
         slow=tuple(options.slow),
         failures=tuple(options.fail),
+        prefill_replicas=options.prefill_replicas,
+        link_gbps=options.link_gbps,
+        flip_s=options.flip_seconds,
+        scaler=options.scaler,
+        least=options.least,
+        most=options.most or max(MOST_REPLICAS, options.replicas),
+        cold_start_s=options.cold_start,
+        weight_bytes=round(options.weights_gb * 1e9),
+        from_replicas=options.weights_from == "replicas",
     )
 
 
@@ -117,7 +149,6 @@ def _write(options: argparse.Namespace, scenario: Scenario, swept: Swept) -> Non
         "seeds": [options.seed, options.seeds],
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(record(settings, swept.runs), indent=1) + "\n")
     if options.plot:
         draw(options.plot, swept.runs)

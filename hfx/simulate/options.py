@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from hfx.cost.presets import names
+from hfx.cost import presets
+from hfx.scaler import SCALERS
 from hfx.scheduler.dispatch_names import DISPATCHERS
 from hfx.scheduler.policies import POLICIES
 
 from .arrivals import KINDS
-from .fleet import Failure
+from .values import at_least_0, count, failure, names, positive, rates, slow, whole
 from .workload import MIXES
+
+FROM_ENVIRONMENT = Path("$HFX_DATA")  # what --data without a folder gives
 
 DESCRIPTION = """\
 Serves made-up or recorded traffic on a fleet that does not exist, with the schedulers of the real
@@ -57,16 +59,20 @@ def parser() -> argparse.ArgumentParser:
     """Every option of the command."""
     out = argparse.ArgumentParser(
         prog="python -m hfx.simulate",
+        usage="%(prog)s --rate R[,R...] [--workload M1 | --trace FILE] [--replicas N] "
+        "[--profile NAME] [--policy NAME[,NAME...]] [--json FILE] [--report DIR] [options]",
         description=DESCRIPTION,
         epilog=EPILOG.format(
             dispatchers=_listed("  dispatchers   ", DISPATCHERS),
             steps=_listed("  step policies ", POLICIES),
-            profiles=_listed("  ", names()),
+            profiles=_listed("  ", presets.names()),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _traffic(out.add_argument_group("traffic"))
     _fleet(out.add_argument_group("fleet"))
+    _roles(out.add_argument_group("roles and links"))
+    _elastic(out.add_argument_group("elastic fleets"))
     _belief(out.add_argument_group("what policies believe"))
     _report(out.add_argument_group("report"))
     return out
@@ -96,7 +102,7 @@ def _report(group: argparse._ArgumentGroup) -> None:
         "--plot", type=Path, metavar="FILE", help="draw kept promises against rate (PNG or SVG)"
     )
     group.add_argument(
-        "--jobs", type=_count, metavar="N", help="processes that share the runs (every core)"
+        "--jobs", type=count, metavar="N", help="processes that share the runs (every core)"
     )
     group.add_argument(
         "--fresh", action="store_true", help="keep no finished runs and use none from before"
@@ -118,7 +124,7 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--jitter",
-        type=_at_least_0,
+        type=at_least_0,
         metavar="S",
         help="move a trace's arrivals by less than this (as much as its clock was rounded)",
     )
@@ -126,22 +132,25 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
         "--data",
         type=Path,
         nargs="?",
-        const=Path(os.environ.get("HFX_DATA", "")),
+        const=FROM_ENVIRONMENT,
         metavar="DIR",
         help="draw a workload's lengths from the rows of published traces in this folder, not from "
         "their statistics; without DIR the folder that HFX_DATA names",
     )
     group.add_argument(
         "--rate",
-        type=_rates,
+        type=rates,
         metavar="R[,R...]",
         help="arrivals per second over all classes, or several to sweep (a trace: its own)",
     )
     group.add_argument(
-        "--seconds", type=_positive, metavar="S", help="how long they arrive (300; a trace: all)"
+        "--seconds",
+        type=positive,
+        metavar="S",
+        help="how long they arrive (300; a trace: all)",
     )
-    group.add_argument("--seeds", type=_count, default=1, metavar="N", help="runs, seeds 0 to N-1")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (0)")
+    group.add_argument("--seeds", type=count, default=1, metavar="N", help="runs, seeds 0 to N-1")
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="the first seed (0)")
     group.add_argument(
         "--arrivals",
         default="poisson",
@@ -154,23 +163,27 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--day-seconds",
-        type=_positive,
+        type=positive,
         default=3600.0,
         metavar="S",
         help="how long the day of diurnal takes (3600)",
     )
     group.add_argument(
-        "--cv", type=_positive, default=2.5, metavar="X", help="of the gaps of gamma (2.5)"
+        "--cv", type=positive, default=2.5, metavar="X", help="of the gaps of gamma (2.5)"
     )
     group.add_argument(
-        "--slo-scale", type=_positive, default=1.0, metavar="X", help="multiplies every target (1)"
+        "--slo-scale",
+        type=positive,
+        default=1.0,
+        metavar="X",
+        help="multiplies every target (1)",
     )
-    group.add_argument("--ttft", type=_positive, default=1.0, metavar="S", help="of a trace (1)")
-    group.add_argument("--tpot", type=_positive, default=0.1, metavar="S", help="of a trace (0.1)")
+    group.add_argument("--ttft", type=positive, default=1.0, metavar="S", help="of a trace (1)")
+    group.add_argument("--tpot", type=positive, default=0.1, metavar="S", help="of a trace (0.1)")
 
 
 def _fleet(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--replicas", type=_count, default=1, metavar="N", help="(1)")
+    group.add_argument("--replicas", type=count, default=1, metavar="N", help="(1)")
     group.add_argument(
         "--profile",
         action="append",
@@ -181,16 +194,20 @@ def _fleet(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--policy",
         action="extend",
-        type=_names,
+        type=names,
         metavar="NAME[,NAME...]",
         help="see below; several are compared (hfx)",
     )
     group.add_argument(
-        "--kv-tokens", type=_count, default=500_000, metavar="N", help="a replica's cache (500000)"
+        "--kv-tokens",
+        type=count,
+        default=500_000,
+        metavar="N",
+        help="a replica's cache (500000)",
     )
     group.add_argument(
         "--slow",
-        type=_slow,
+        type=slow,
         action="append",
         default=[],
         metavar="ID:X",
@@ -198,7 +215,7 @@ def _fleet(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fail",
-        type=_failure,
+        type=failure,
         action="append",
         default=[],
         metavar="AT:ID[:BACK]",
@@ -206,66 +223,92 @@ def _fleet(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _roles(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--prefill-replicas",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="so many serve prompts alone and the others decode, for dispatchers that know roles "
+        "(0: all do both)",
+    )
+    group.add_argument(
+        "--link-gbps",
+        type=positive,
+        default=200.0,
+        metavar="X",
+        help="gigabits per second that a replica sends, and receives: keys and values that move, "
+        "weights (200, which is 25 GB/s)",
+    )
+    group.add_argument(
+        "--flip-seconds",
+        type=at_least_0,
+        default=0.0,
+        metavar="S",
+        help="how long a replica pauses when it changes its role (0)",
+    )
+
+
+def _elastic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scaler",
+        metavar="NAME",
+        help=f"who adds and removes replicas, --replicas at the start: static:N, "
+        f"{', '.join(SCALERS)} (nobody)",
+    )
+    group.add_argument(
+        "--least", type=count, default=1, metavar="N", help="replicas that always stay (1)"
+    )
+    group.add_argument(
+        "--most", type=count, metavar="N", help="replicas at a time (16, or --replicas)"
+    )
+    group.add_argument(
+        "--cold-start",
+        type=at_least_0,
+        default=10.0,
+        metavar="S",
+        help="how long a start takes, its weights read from a disk (10)",
+    )
+    group.add_argument(
+        "--weights-from",
+        choices=("disk", "replicas"),
+        default="disk",
+        help="replicas: from one that is ready over --link-gbps, where there is one (disk)",
+    )
+    group.add_argument(
+        "--weights-gb",
+        type=positive,
+        default=16.0,
+        metavar="X",
+        help="gigabytes of weights, four fifths of a cold start (16)",
+    )
+
+
 def _belief(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--host-ms", type=_at_least_0, default=0.0, metavar="MS", help="added to every step (0)"
+        "--host-ms",
+        type=at_least_0,
+        default=0.0,
+        metavar="MS",
+        help="added to every step (0)",
     )
     group.add_argument(
         "--noise",
-        type=_at_least_0,
+        type=at_least_0,
         default=0.0,
         metavar="X",
         help="random errors of step times, 1 is as large as the profile reports (0)",
     )
     group.add_argument(
         "--cost-error",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="X",
         help="policies start out believing X times the true prices (1)",
     )
     group.add_argument(
         "--hints",
-        type=_positive,
+        type=positive,
         metavar="X",
         help="tell policies X times each output's true length (nothing; 1 is clairvoyant)",
     )
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(","))
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _at_least_0(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _slow(text: str) -> tuple[int, float]:
-    id, _, factor = text.partition(":")
-    return int(id), _positive(factor)
-
-
-def _failure(text: str) -> Failure:
-    at, id, *back = text.split(":")
-    return Failure(float(at), int(id), float(back[0]) if back else float("inf"))

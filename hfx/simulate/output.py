@@ -192,9 +192,8 @@ def _details(group: Group) -> Iterator[str]:
     yield f"{group.policy}{at}: {figures['requests']:,.0f} requests a run"
     yield "  promises kept     mean TPOT  every token  of those feasible alone"
     for label, keys in _shares(figures):
-        mean_rule, token_rule, feasible = (figures.get(key) for key in keys)
-        cells = [f"{value:9.1%}" if value is not None else " " * 9 for value in (mean_rule,)]
-        cells += [f"{value:12.1%}" if value is not None else "" for value in (token_rule, feasible)]
+        shown = [f"{figures[key]:.1%}" if key in figures else "" for key in keys]
+        cells = [f"{cell:>{width}}" for cell, width in zip(shown, (9, 12, 12), strict=True)]
         yield f"    {label:14} {' '.join(cells)}".rstrip()
     yield from (f"  {line}" for line in _lines(figures))
     yield f"  simulated at      {group.requests_per_cpu_s:,.0f} requests per CPU second"

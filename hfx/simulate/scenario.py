@@ -15,21 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from hfx.cost import StepCost, named
+from hfx.cost.link import Link
 from hfx.request import Objective
+from hfx.scheduler.dispatch_view import Role
 
 from .arrivals import Kind
+from .elastic import Scaling
 from .fleet import Failure
 from .job import Job
 from .limits import feasible_alone
-from .limits_clairvoyant import ROUNDS, clairvoyant
+from .limits_clairvoyant import ROUNDS, clairvoyant, work_s
 from .limits_fluid import fluid_limit
 from .setup import FleetSpec, PolicyName
+from .starts import ColdStart
 from .summary import Curves, Summary, curves, summarize
 from .timeline import Timeline
 from .workload import MIXES, clock_of, from_rows, generated, hinted, replayed, scaled
 
 DEFAULT_PROFILE = "rtxpro6000-llama3.1-8b"
 DEFAULT_SECONDS = 300.0
+MOST_REPLICAS = 16  # that a scaler may have, where nobody says
+BITS_TO_BYTES = 1e9 / 8  # of a link's rate
+SLOT_S = 10.0  # of the traffic for which a fixed fleet is sized
 CLAIRVOYANT = "hfx"  # whose policy is told the future
 LIMITS = "limits"  # a point of this name is no policy's run, but what none can beat
 
@@ -75,7 +82,11 @@ class Scenario:
 
     `data` is a folder of published traces whose rows give lengths, `clock` a trace whose arrivals
     are kept, `hints` what policies are told of an output's length, as a factor of the truth.
-    `horizon_s` None is the whole of a trace, else 300 s.
+    `horizon_s` None is the whole of a trace, else 300 s. The first `prefill_replicas` serve prompts
+    and the others decode; none: all do both. With a `scaler`, `replicas` are those at the start.
+
+    Raises:
+        ValueError: settings contradict each other; the message says which.
     """
 
     workload: str = "M1"
@@ -99,6 +110,30 @@ class Scenario:
     cost_error: float = 1.0
     slow: tuple[tuple[int, float], ...] = ()
     failures: tuple[Failure, ...] = ()
+    prefill_replicas: int = 0
+    link_gbps: float = 200.0
+    flip_s: float = 0.0
+    scaler: str | None = None
+    least: int = 1
+    most: int = MOST_REPLICAS
+    cold_start_s: float = 10.0
+    weight_bytes: int = 0
+    from_replicas: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prefill_replicas < self.replicas:
+            raise ValueError(
+                f"{self.prefill_replicas} of {self.replicas} replicas for prompts: one at least "
+                "must be left to decode; lower --prefill-replicas or raise --replicas"
+            )
+        for id, _ in self.slow:
+            self._require_replica(id, "--slow")
+        for failure in self.failures:
+            self._require_replica(failure.replica_id, "--fail")
+
+    def _require_replica(self, id: int, option: str) -> None:
+        if not 0 <= id < self._greatest:
+            raise ValueError(f"{option} names replica {id}: there are 0 to {self._greatest - 1}")
 
     def models(self) -> tuple[StepCost, ...]:
         """The profiles, read.
@@ -136,7 +171,7 @@ class Scenario:
         fluid = fluid_limit(
             jobs,
             traffic.horizon_s,
-            [models[id % len(models)] for id in range(self.replicas)],
+            [models[id % len(models)] for id in range(self._greatest)],
             feasible=traffic.feasible,
         )
         best = clairvoyant(
@@ -167,6 +202,34 @@ class Scenario:
             cost_error=self.cost_error,
             slow=self.slow,
             failures=self.failures,
+            roles=self._roles(),
+            link=Link(self.link_gbps * BITS_TO_BYTES),
+            flip_s=self.flip_s,
+            scaling=self._scaling(jobs),
+        )
+
+    @property
+    def _greatest(self) -> int:
+        """The most replicas that there may be at a time."""
+        return self.replicas if self.scaler is None else max(self.replicas, self.most)
+
+    def _roles(self) -> tuple[Role, ...]:
+        if not self.prefill_replicas:
+            return ("mixed",)
+        prefill: tuple[Role, ...] = ("prefill",) * self.prefill_replicas
+        decode: tuple[Role, ...] = ("decode",) * (self.replicas - self.prefill_replicas)
+        return prefill + decode
+
+    def _scaling(self, jobs: Sequence[Job]) -> Scaling | None:
+        if self.scaler is None:
+            return None
+        cold_start = ColdStart.taking(self.cold_start_s, self.weight_bytes)
+        return Scaling(
+            scaler=self.scaler,
+            least=self.least,
+            most=self.most,
+            cold_start=replace(cold_start, from_replicas=self.from_replicas),
+            needed=_needed(jobs, self.models()[0]) if self.scaler.startswith("static_") else (),
         )
 
     def traffic(self, rate: float | None, seed: int) -> list[Job]:
@@ -222,6 +285,15 @@ class Scenario:
             for path in files
             if path is not None and path.is_file()
         }
+
+
+def _needed(jobs: Sequence[Job], cost: StepCost) -> list[float]:
+    """How many replicas the work that arrives in each slot takes."""
+    slots: dict[int, float] = {}
+    for job in jobs:
+        slot = int(job.request.arrival_s / SLOT_S)
+        slots[slot] = slots.get(slot, 0.0) + work_s(job, cost) / SLOT_S
+    return [slots.get(slot, 0.0) for slot in range(max(slots) + 1)]
 
 
 @dataclass(frozen=True, slots=True)

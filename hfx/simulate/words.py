@@ -93,6 +93,12 @@ def _fleet(scenario: Scenario) -> str:
         words += f" Replica {id} takes {factor:g} times as long."
     for failure in scenario.failures:
         words += f" Replica {failure.replica_id} dies after {failure.at_s:g} s."
+    if scenario.prefill_replicas:
+        words += f" {scenario.prefill_replicas} of them serve prompts alone, the others decode;"
+        words += f" keys and values move over links of {scenario.link_gbps:g} Gbit/s."
+    if scenario.scaler is not None:
+        words += f" The scaler {scenario.scaler} keeps between {scenario.least} and "
+        words += f"{scenario.most}; a start takes {scenario.cold_start_s:g} s."
     if scenario.cost_error != 1:
         words += f" Policies start out believing {scenario.cost_error:g} times the true prices."
     if scenario.hints is not None:
