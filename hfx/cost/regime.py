@@ -93,12 +93,23 @@ class Regime:
 Bound = tuple[float, float]  # a piece at a given mix: seconds without pairs, seconds per pair
 
 _NO_PIECE: Bound = (0.0, 0.0)
+USUAL = 0.75  # of the most tokens that could fit: at so many the binding piece is guessed
 
 
 class Form:
     """A regime made ready for many questions."""
 
-    __slots__ = ("_chunk_s", "_curve", "_decode_s", "_knots", "_last", "_pieces", "_slopes")
+    __slots__ = (
+        "_answer_s",
+        "_asked",
+        "_chunk_s",
+        "_curve",
+        "_decode_s",
+        "_knots",
+        "_last",
+        "_pieces",
+        "_slopes",
+    )
 
     def __init__(self, regime: Regime) -> None:
         curve = regime.curve_s
@@ -114,9 +125,17 @@ class Form:
         self._decode_s = regime.per_decode_s
         self._chunk_s = regime.per_chunk_s
         self._pieces = tuple(tuple(getattr(p, f.name) for f in fields(p)) for p in regime.pieces)
+        self._asked, self._answer_s = (0, 0, 0), self._decodes_s(0, 0, 0)
 
     def decodes_s(self, decodes: int, context: int, squares: int) -> float:
-        """The time of decodes alone."""
+        """The time of decodes alone; the last answer is kept, for a planner asks again and again
+        what chunks beside the same decodes cost."""
+        asked = decodes, context, squares
+        if asked != self._asked:
+            self._asked, self._answer_s = asked, self._decodes_s(decodes, context, squares)
+        return self._answer_s
+
+    def _decodes_s(self, decodes: int, context: int, squares: int) -> float:
         i = bisect_right(self._knots, decodes) - 1
         product = decodes * context
         root = sqrt(squares)
@@ -147,10 +166,10 @@ class Form:
     def chunk_within(self, slack_s: float, factor: float, mix: Mix, history_tokens: int) -> int:
         """The largest n whose chunk behind `history_tokens` keeps factor * mixed_s <= slack_s.
 
-        Solves the piece that is greatest for a quarter of the chunk that the curve alone allows,
-        a usual answer, then the one that binds at what comes out, until none does. Whether n fits
-        is asked of the same operations in the same order as in `mixed_s`, so that rounding can't
-        part the two.
+        Solves the piece that is greatest for most of the chunk that would fit if attention cost no
+        more with it than without, a usual answer, then the one that binds at what comes out, until
+        none does. Whether n fits is asked of the same operations in the same order as in `mixed_s`,
+        so that rounding can't part the two.
         """
         decodes, context, chunks, tokens, history, pairs, squares = mix
         rows = decodes + tokens
@@ -159,40 +178,27 @@ class Form:
         root = sqrt(squares)
         history += history_tokens
         room_s = slack_s / factor - fixed_s
-        n = min(self._rows_within(room_s) - rows, MOST_TOKENS)
-        quarter = n * 0.25
-        more = pairs + quarter * (history_tokens + quarter * 0.5)
-        bounds, most = [], 0.0
-        bound: Bound | None = _NO_PIECE
+        bounds, least = [], 0.0
         for fixed, k, k_b, k_r, h, a in self._pieces:
             constant = fixed + k * context + k_b * product + k_r * root + h * history
-            piece = (constant, a)
-            bounds.append(piece)
-            if constant + a * more > most:
-                most, bound = constant + a * more, piece
-        knots, curve = self._knots, self._curve
-        if n > 0 and bound:  # nearly always the first piece tried is the one that binds
+            bounds.append((constant, a))
+            if constant + a * pairs > least:
+                least = constant + a * pairs
+        n = min(self._rows_within(room_s - least) - rows, MOST_TOKENS)
+        usual = n * USUAL
+        more = pairs + usual * (history_tokens + usual * 0.5)
+        greatest, most = _NO_PIECE, 0.0
+        for bound in bounds:
             constant, a = bound
-            left_s = room_s - constant - a * pairs
-            found, is_largest = self._solved(left_s, a * history_tokens, a / 2, rows, n)
-            if is_largest and found > 0:
-                attention = 0.0
-                more = pairs + found * (history_tokens + found / 2)
-                for constant, a in bounds:
-                    value = constant + a * more
-                    if value > attention:
-                        attention = value
-                count = rows + found
-                i = bisect_right(knots, count) - 1
-                rise = self._slopes[i] * (count - knots[i])
-                if (fixed_s + (curve[i] + rise) + attention) * factor <= slack_s:
-                    return found
-        question = _Question(self, slack_s, factor, fixed_s, rows, pairs, history_tokens, bounds)
-        return self._searched(question, room_s, n, bound)
+            if constant + a * more > most:
+                greatest, most = bound, constant + a * more
+        asked = _Question(self, slack_s, factor, fixed_s, rows, pairs, history_tokens, bounds)
+        return self._searched(asked, room_s, n, greatest)
 
-    def _searched(self, asked: _Question, room_s: float, n: int, bound: Bound | None) -> int:
+    def _searched(self, asked: _Question, room_s: float, n: int, greatest: Bound) -> int:
         """Solve for one piece after the other until none binds, from at most n tokens down."""
         stride, is_largest = 0, False
+        bound: Bound | None = greatest
         while n > 0 and bound:
             constant, a = bound
             left_s = room_s - constant - a * asked.pairs

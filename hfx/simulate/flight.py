@@ -22,6 +22,7 @@ class Flight:
         "_every_s",
         "_first_due_s",
         "_last_due_s",
+        "_late_s",
         "fate",
         "holding",
         "is_resting",
@@ -51,6 +52,7 @@ class Flight:
         self._first_due_s = request.arrival_s + (promise.ttft_s or 0.0) if counts else inf
         self._every_s = promise.tpot_s or 0.0
         self._last_due_s = request.arrival_s + (promise.deadline_s or inf)
+        self._late_s = self._last_due_s + ROUNDING
 
     @property
     def order(self) -> tuple[float, int]:
@@ -67,19 +69,22 @@ class Flight:
         """When it ends, done or not; never where no deadline is hard."""
         return self._last_due_s if self.live.request.objective.on_miss == "refuse" else inf
 
-    def token(self, now_s: float) -> None:
-        """Another output token has come."""
+    def token(self, now_s: float) -> bool:
+        """Another output token has come; whether it was the last."""
         live, fate = self.live, self.fate
+        count = live.output_tokens
         if live.first_token_s is None:
             live.first_token_s = now_s
-        due_s = self._first_due_s + live.output_tokens * self._every_s
-        if now_s > due_s + ROUNDING or now_s > self._last_due_s + ROUNDING:
+        if fate.is_on_time and (
+            now_s > self._first_due_s + count * self._every_s + ROUNDING or now_s > self._late_s
+        ):
             fate.is_on_time = False
         live.known_tokens += 1
-        live.output_tokens += 1
+        live.output_tokens = count = count + 1
         live.last_token_s = now_s
         if fate.token_s is not None:
             fate.token_s.append(now_s)
+        return count == self.job.output_tokens
 
     def tokens(self, ends_s: list[float]) -> None:
         """Several have come, one in each of steps that never get shorter; it was decoding.

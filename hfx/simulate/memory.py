@@ -32,6 +32,7 @@ class Memory(Protocol):
 
     total: int
     block_tokens: int
+    finds: bool  # whether prefixes are ever found
 
     @property
     def available(self) -> int:
@@ -78,6 +79,8 @@ class Memory(Protocol):
 class Counted:
     """Blocks that are alike: no prefix is ever found."""
 
+    finds = False
+
     def __init__(self, total: int, block_tokens: int) -> None:
         self.total = total
         self.block_tokens = block_tokens
@@ -123,6 +126,8 @@ class Counted:
 
 class Prefixes:
     """The engine's own `BlockPool`, blocks named by hash ids instead of tokens."""
+
+    finds = True
 
     def __init__(self, total: int, block_tokens: int) -> None:
         if HASH_TOKENS % block_tokens:

@@ -155,17 +155,17 @@ class Replica(Residents):
         self.view.free_blocks = self.memory.available
 
     def _finish_step(self, now_s: float) -> None:
+        keep = self.memory.keep if self.memory.finds else None
         for flight, count in self._batch:
             live = flight.live
             cached = live.cached_tokens = live.cached_tokens + count
-            self.computed_tokens += count
             if flight.owed:
                 self._owe(flight, live.known_tokens - cached)
-            self.memory.keep(flight)
-            if cached == live.known_tokens:
-                flight.token(now_s)
-                if not flight.left:
-                    self._end(flight, FinishReason.STOP)
+            if keep is not None:
+                keep(flight)
+            if cached == live.known_tokens and flight.token(now_s):
+                self._end(flight, FinishReason.STOP)
+        self.computed_tokens += self._mix.tokens
 
     def _finish_run(self, ends_s: list[float]) -> None:
         """Every one of the batch has decoded once in each of the steps, and some end."""
@@ -248,16 +248,17 @@ class Replica(Residents):
             if not count:
                 continue
             flight, cached = flights[live.request.id], live.cached_tokens
-            assert 1 <= count <= live.known_tokens - cached, "the plan's tokens don't fit"
-            need = -(-(cached + count) // size) - live.held_blocks
-            if need > 0:
+            reach = cached + count
+            assert cached < reach <= live.known_tokens, "the plan's tokens don't fit"
+            if reach > live.held_blocks * size:
+                need = -(-reach // size) - live.held_blocks
                 memory.grow(flight, need)
                 live.held_blocks += need
             batch.append((flight, count))
             if count == 1 and cached:
                 decodes += 1
-                context += cached + 1
-                squares += (cached + 1) * (cached + 1)
+                context += reach
+                squares += reach * reach
             else:
                 chunks += 1
                 tokens += count
