@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 
+from .shared_sums import SharedSums, share_memory
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store, TCPStore
 
@@ -87,8 +89,10 @@ def call(port: int) -> TCPStore:
     return store
 
 
-def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collectives:
+def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collectives | SharedSums:
     """This process's place, once all ranks have joined. All ranks are on this machine.
+
+    On a CPU they share memory where that is possible, as rank 0 finds, and talk over gloo if not.
 
     Raises:
         ValueError: the rank is out of range, or the device has no library.
@@ -97,6 +101,10 @@ def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collec
     if not 0 <= rank < ranks:
         raise ValueError(f"rank is {rank}: it must be from 0 to {ranks - 1}, one less than ranks")
     library = require(device)
+    if library == "gloo":
+        shared = share_memory(store, rank, ranks, HOST_TIMEOUT_S)
+        if shared is not None:
+            return shared
     make = {"gloo": _gloo, "nccl": _nccl, "hccl": _hccl}[library]
     return Collectives(library, make(device, store, rank, ranks), rank, ranks)
 

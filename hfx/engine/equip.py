@@ -121,7 +121,7 @@ def _first_of(ranks: Ranks) -> Membership:
             group = join(device, store, rank=0, ranks=ranks.count)
         except RuntimeError as error:
             raise ranks.explained(error) from error
-        if device.type != "cpu":  # a device waits for ranks that have gone; gloo notices by itself
+        if group.library != "gloo":  # which notices by itself that a rank has gone
             ranks.on_loss(lambda _: group.abort())
         return group
 

@@ -11,16 +11,30 @@ from hfx.engine.collectives import join, library_for
 
 RANK = """
 import sys, torch
+from hfx.engine import shared_sums
 from hfx.engine.collectives import call, join, listen
-rank = int(sys.argv[1])
-store = call(int(sys.argv[2])) if rank else listen(torch.device("cpu"))
+
+torch.set_num_threads(1)
+rank, ranks = int(sys.argv[1]), int(sys.argv[2])
+if sys.argv[3] == "gloo":
+    shared_sums.ORDERED = ()  # as on other processors; rank 0 decides for all
+store = call(int(sys.argv[4])) if rank else listen(torch.device("cpu"))
 if not rank:
     print(store.port, flush=True)
-group = join(torch.device("cpu"), store, rank=rank, ranks=2)
-x = torch.tensor([10.0 ** rank, 1.0])
-group.add_up(x)
-parts = group.gather(torch.full((1, 2), float(rank), dtype=torch.bfloat16))
-print(group.library, x.tolist(), [part.tolist() for part in parts])
+group = join(torch.device("cpu"), store, rank=rank, ranks=ranks)
+print(group.library)
+for round in range(3):  # of several slots, of part of one, of a single number
+    for size in (100_003, 70, 1):
+        x = torch.arange(float(size)) * 3**rank + round
+        group.add_up(x)
+        assert torch.equal(x, torch.arange(float(size)) * sum(3**r for r in range(ranks))
+            + ranks * round), (rank, size, x)
+        parts = group.gather(torch.full((size, 2), float(rank), dtype=torch.bfloat16))
+        assert [part.unique().tolist() for part in parts] == ([] if rank else [
+            [float(r)] for r in range(ranks)]), (rank, size)
+half = torch.tensor([1 / 3 + rank], dtype=torch.bfloat16)
+group.add_up(half)
+print(half.item())
 """
 
 
@@ -42,15 +56,18 @@ def test_a_device_without_a_library_is_named() -> None:
         library_for("meta")
 
 
-def test_two_processes_add_up_and_gather_over_gloo() -> None:
-    first = start("0")
+@pytest.mark.parametrize(("library", "ranks"), [("gloo", "2"), ("shared memory", "3")])
+def test_processes_add_up_and_gather_at_the_first(library: str, ranks: str) -> None:
+    first = start("0", ranks, library, "")
     assert first.stdout is not None
-    second = start("1", first.stdout.readline().strip())
+    port = first.stdout.readline().strip()
+    others = [start(str(rank), ranks, "", port) for rank in range(1, int(ranks))]
 
-    told = [rank.communicate(timeout=120) for rank in (first, second)]
+    told = [rank.communicate(timeout=120) for rank in (first, *others)]
 
-    assert told[0][0] == "gloo [11.0, 2.0] [[[0.0, 0.0]], [[1.0, 1.0]]]\n", told
-    assert told[1][0] == "gloo [11.0, 2.0] []\n", told
+    outputs = {out for out, _ in told}
+    assert len(outputs) == 1, told  # the same bits on all
+    assert outputs.pop().startswith(library), told
 
 
 def test_a_rank_beyond_the_group_or_a_library_that_is_missing_is_refused() -> None:

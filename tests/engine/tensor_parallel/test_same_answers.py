@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hfx.config import CacheConfig, CostConfig, EngineConfig, ModelConfig, SchedulerConfig
-from hfx.engine import LLM, Engine, StepBatch, build_engine
+from hfx.engine import LLM, Engine, StepBatch, build_engine, shared_sums
 from hfx.engine.draw import Draw
 from hfx.engine.equip import Equipment, equip
 from hfx.request import Mix, Request, Sampling
@@ -67,20 +67,29 @@ def batch(shape: tuple[tuple[int, int], ...], vocabulary: int) -> StepBatch:
 
 
 @pytest.mark.parametrize(
-    ("kv_heads", "tied", "ranks"), [(2, False, 2), (2, False, 4), (1, True, 3)]
+    ("kv_heads", "tied", "ranks", "library"),
+    [
+        (2, False, 2, "gloo"),
+        (2, False, 4, "shared memory"),
+        (1, True, 3, "shared memory"),
+    ],
 )
 def test_logits_are_those_of_one_rank(
     kv_heads: int,
     tied: bool,
     ranks: int,
+    library: str,
     make_model: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     have_ended: Callable[[Iterable[int], float], bool],
 ) -> None:
     """Heads of their own, heads that ranks share, and 4 query heads cut 2, 1, 1."""
     folder = make_model(kv_heads=kv_heads, tied=tied)
+    if library == "gloo":
+        monkeypatch.setattr(shared_sums, "ORDERED", ())  # as on other processors
     alone, together = (equip(config(folder, n)) for n in (1, ranks))
     assert together.company is not None
+    assert together.model.decoder.group.library == library
 
     expected = logits_of(alone, monkeypatch)
     found = logits_of(together, monkeypatch)
