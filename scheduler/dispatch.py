@@ -1,248 +1,311 @@
-"""The dispatcher of many promises: one central queue, bound late, prompts where they fit best.
+"""The dispatcher of many promises: one central queue, bound late, prompts where they are in time.
 
-A replica is given a request only when it can begin it within an iteration or two, so what waits
-moves for free. Those whose promise is lost wait behind the others for spare capacity, and where not
-all can be in time, the ones that cost most give way. Tight streams are kept together
-(`dispatch_roles`). A decision looks at a few replicas, however many there are. Seconds, tokens.
+A replica is given a request only when it can begin it in its next step, so what waits moves for
+free. Those whose promise is lost wait behind the others for spare capacity, and where not all can
+be in time, the ones that cost most give way (`dispatch_queue`). Streams of a kind are kept
+together, and where keys and values can be moved, prompts apart from them (`dispatch_roles`). A
+decision looks at a few replicas, however many there are. Seconds, tokens.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush, nsmallest
 from math import inf
 
 from hfx.request import FinishReason, Request
 
-from .dispatch_fit import MOST_SHARE, Fit, due_s, tpot_s
-from .dispatch_roles import Roles, Tiers
-from .dispatch_view import Bind, Decision, Relegate, ReplicaView
+from .dispatch_fit import Fit, Speed, due_s, tpot_s
+from .dispatch_moves import Moves
+from .dispatch_queue import Queue, Waiting
+from .dispatch_refuse import refusal
+from .dispatch_roles import Chooser
+from .dispatch_view import Bind, Decision, Flip, Refuse, Relegate, ReplicaView, Role, Unbind
 from .lengths import Lengths
 from .policy import Live
-from .prices import decode_s, fixed_s, prompt_s
+from .prices import prompt_s
 
-WINDOW_S = 0.06  # of bound work that waits at a replica: an iteration or two
-CANDIDATES = 8  # replicas that one decision weighs
-SAMPLED = 64  # of which they are the least loaded
-CHOOSE_S = 0.05  # between two selections among those that wait
+SAMPLED = 64  # replicas that one decision looks at; of larger fleets, others each time
+CHOOSE_S = 0.02  # between two selections among those that wait
+STALE_S = 0.1  # how old the picture of a replica may be, of which nothing was heard since
 ROLES_S = 2.0  # between two looks at the roles
-LOOKED_AT = 32  # of the queue, when a replica has time
-URGENT = 3.0  # times its work: a prompt that has no more time left may go to any group
+LOOKED_AT = 64  # of the queue, when a replica has time
+URGENT = 3.0  # times its work: a prompt that has no more time left may go to looser streams
 URGENT_S = 0.1
-SPARE_BOUND = 1  # requests without a promise that may wait at a replica
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request that is bound to nobody; `work_s` on the first replica, without a prefix hit."""
-
-    live: Live
-    due_s: float
-    tpot_s: float
-    work_s: float
-    is_put_off: bool = False
-
-    @property
-    def key(self) -> tuple[bool, float, float, str]:
-        return self.is_put_off, self.due_s, self.live.arrival_s, self.live.request.id
+IDLE_S = 0.01  # of prompt work: a replica that has less takes what it would else leave to others
+RESERVE = 0.05  # of the prompt work that is bound: what those without a promise get of it
+SPARE_BOUND = 1  # of them that may wait at a replica
+STEAL_S = 0.02  # that a request must gain by being taken back from where it waits
 
 
 class SlackDispatcher:
-    """See the module. It remembers what it saw: the same events give the same decisions."""
+    """See the module. It remembers what it saw: the same events give the same decisions.
 
-    def __init__(self) -> None:
+    `binds_early` is for fleets whose replicas don't wait for an answer before they begin their next
+    step: what fits into it is bound while the present one runs.
+    """
+
+    def __init__(self, *, binds_early: bool = False) -> None:
         self.lengths = Lengths()
-        self.tiers = Tiers()
+        self.chooser = Chooser()
+        self.queue = Queue()
+        self.binds_early = binds_early
         self._replicas: dict[int, ReplicaView] = {}
-        self._order: list[int] = []
-        self._queue: list[_Waiting] = []  # promises that can be kept, earliest due first
-        self._spare: deque[_Waiting] = deque()
-        self._at = 0
-        self._chosen_s = self._roles_s = -inf
-        self._fixed_s = 0.0
-        self._decode_s = 0.0
+        self._speeds: dict[int, Speed] = {}
+        self._fits: dict[int, tuple[float, Fit]] = {}  # and as of when
+        self._order: list[int] = []  # tightest streams first, prompts only at the end
+        self._place: dict[int, int] = {}
+        self._moves = Moves(self._hosts)
+        self._sample_at = 0
+        self._chosen_s = -inf
+        self._roles_s = 0.0
+        self._owed_s = 0.0
 
     @property
     def has_queue(self) -> bool:
         """See `Dispatcher.has_queue`."""
-        return bool(self._queue or self._spare)
+        return bool(self.queue)
 
     @property
     def wake_s(self) -> float:
         """See `Dispatcher.wake_s`."""
-        return inf
+        return self._roles_s if len(self._order) > 1 else inf
 
-    def woke(self, now_s: float) -> Sequence[Decision]:
-        """See `Dispatcher.woke`."""
-        return ()
+    # Replicas come and go
 
     def joined(self, replica: ReplicaView) -> None:
         """See `Dispatcher.joined`."""
         self._replicas[replica.id] = replica
-        self._order = sorted(self._replicas)
-        first = self._replicas[self._order[0]]
-        self._fixed_s = fixed_s(first.cost)
-        self._decode_s = decode_s(first.cost, 1024)
+        self._speeds[replica.id] = Speed.of(replica)
+        self._reorder()
 
     def left(self, replica_id: int) -> None:
         """See `Dispatcher.left`."""
-        del self._replicas[replica_id]
-        self._order = sorted(self._replicas)
+        self._replicas.pop(replica_id, None)
+        self._speeds.pop(replica_id, None)
+        self._fits.pop(replica_id, None)
+        self._reorder()
 
-    def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
-        """See `Dispatcher.ended`."""
-        if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self.lengths.learn(request, output_tokens)
+    def _reorder(self) -> None:
+        self._order = sorted(self._replicas, key=lambda id: (self._speeds[id].fixed_s, id))
+        self._place = {id: place for place, id in enumerate(self._order)}
+
+    # Requests come and go
 
     def arrived(self, live: Live, now_s: float) -> Sequence[Decision]:
         """See `Dispatcher.arrived`."""
-        self._look_at_roles(now_s)
-        cost = self._replicas[self._order[0]].cost
-        waiting = _Waiting(live, due_s(live), tpot_s(live), prompt_s(cost, live.known_tokens, 0))
         self.lengths.hear(live.request)
+        waiting = self._waiting(live, now_s)
         left = self.lengths.remaining(live.request, live.output_tokens)
-        self.tiers.arrived(waiting.tpot_s, waiting.work_s + left * self._decode_s, now_s)
-        if live.output_tokens:  # its first token was sent: what is due now is the next one
-            waiting.due_s = now_s
-        found = self._place(waiting, now_s)
+        self.chooser.traffic.arrived(waiting.tpot_s, live.known_tokens, left, now_s)
+        if live.request.objective.on_miss == "refuse" and not live.output_tokens:
+            refused = refusal(waiting, self._pictures(now_s), self.queue, left, now_s)
+            if refused is not None:
+                return (Refuse(waiting.id, refused),)
+        found = self._best(waiting, now_s)
         if found is not None:
-            return (Bind(live.request.id, found.id),)
-        return self._hold(waiting, now_s)
+            return (Bind(waiting.id, found),)
+        self.queue.add(waiting)
+        if not waiting.is_spare and waiting.is_lost(now_s, self._fixed_s):
+            self.queue.relegate(waiting)
+            return (Relegate(waiting.id),)
+        return ()
+
+    def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
+        """See `Dispatcher.ended`; a request that waits here is forgotten."""
+        self.queue.remove(request.id)
+        self._moves.forget(request.id)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.lengths.learn(request, output_tokens)
+
+    def _waiting(self, live: Live, now_s: float) -> Waiting:
+        work_s = inf
+        if self._order:
+            work_s = prompt_s(self._replicas[self._order[0]].cost, live.known_tokens, 0)
+        due = now_s if live.output_tokens else due_s(live)  # it has begun: its next token is due
+        return Waiting(live, due, tpot_s(live), work_s)
+
+    # A replica has time
 
     def stepped(self, replica_id: int, now_s: float) -> Sequence[Decision]:
         """See `Dispatcher.stepped`."""
-        if not self.has_queue:
-            return ()
         view = self._replicas[replica_id]
-        decisions: list[Decision] = list(self._choose(now_s))
-        fit = Fit.of(view, now_s)
-        while fit.work_s < WINDOW_S:
-            waiting = self._next(fit, now_s)
-            if waiting is None:
-                break
-            decisions.append(Bind(waiting.live.request.id, replica_id))
+        pace_s = self._pace_s(replica_id)
+        decisions: list[Decision] = []
+        if pace_s and view.link is not None:
+            decisions += self._moves.hand_on(view, pace_s, now_s, self._hosting(now_s))
+        if not self.queue:
+            return [*decisions, *self._steal(view, now_s)] if self._is_alone(view) else decisions
+        fit = self._picture(replica_id, now_s, fresh=True)
+        decisions += self._choose(now_s)
+        window_s = fit.window_s() if len(self._order) > 1 else inf
+        while (waiting := self._next(fit, window_s, now_s)) is not None:
+            self.queue.remove(waiting.id)
+            decisions.append(Bind(waiting.id, replica_id))
             fit.add(waiting.live)
         return decisions
 
-    # One that arrives
+    def woke(self, now_s: float) -> Sequence[Decision]:
+        """See `Dispatcher.woke`: looks at the roles."""
+        self._roles_s = now_s + ROLES_S
+        first = self._replicas[self._order[0]]
+        moves = all(view.link is not None for view in self._replicas.values())
+        roles = self.chooser.look(first.cost, len(self._order), now_s, moves=moves)
+        flips: list[Decision] = []
+        for place, id in enumerate(self._order):
+            role: Role = "prefill" if roles.pace_s(place) == inf else "mixed"
+            if self._replicas[id].role != role:
+                flips.append(Flip(id, role))
+        return flips
 
-    def _hold(self, waiting: _Waiting, now_s: float) -> Sequence[Decision]:
-        """Keep it in the queue; or with the spare work, if nobody could have it in time."""
-        if waiting.due_s == inf:
-            self._spare.append(waiting)
-            return ()
-        if not waiting.live.output_tokens and self._is_lost(waiting, now_s):
-            self._spare.append(waiting)
-            return (Relegate(waiting.live.request.id),)
-        insort(self._queue, waiting, key=lambda one: one.key)
-        return ()
+    def _next(self, fit: Fit, window_s: float, now_s: float) -> Waiting | None:
+        """The first in the queue that this replica should serve, spare work where there is none."""
+        urgent = late = None
+        pace_s = 0.0 if fit.view.link is not None else self._pace_s(fit.view.id)
+        for waiting in self.queue.promised[:LOOKED_AT]:
+            if fit.ahead_s(waiting.due_s) >= window_s or not self._holds(fit, waiting):
+                continue
+            is_tighter = waiting.tpot_s < pace_s
+            if is_tighter and (urgent is not None or not _is_urgent(waiting, now_s)):
+                continue
+            fits = waiting.live.output_tokens or self._laxity_s(fit, waiting) >= 0
+            if fits and not is_tighter:
+                self._owed_s += RESERVE * waiting.work_s
+                return waiting
+            if fits:
+                urgent = waiting
+            elif late is None and not is_tighter:
+                late = waiting
+        is_idle = fit.work_s < IDLE_S
+        if is_idle and (urgent or late) is not None:
+            return urgent or late
+        return self._next_spare(fit, window_s)
 
-    def _place(self, waiting: _Waiting, now_s: float) -> ReplicaView | None:
-        """The replica that can begin it at once and keeps most time to spare; None: it waits."""
-        if self._queue and self._queue[0].key < waiting.key and not self._is_tight(waiting):
+    def _next_spare(self, fit: Fit, window_s: float) -> Waiting | None:
+        """Spare work: where nobody else waits, or as much as it has a right to."""
+        spare = self.queue.spare
+        if not spare or len(fit.view.waiting) >= SPARE_BOUND or fit.work_s >= window_s:
             return None
-        best: tuple[float, int] | None = None
-        for view in self._candidates(waiting):
-            fit = Fit.of(view, now_s)
-            if fit.work_s >= WINDOW_S or not self._holds(fit, waiting):
-                continue
-            work_s = self._work_s(waiting, view)
-            laxity_s = fit.laxity_s(waiting.due_s, work_s, waiting.tpot_s)
-            if waiting.due_s == inf:
-                laxity_s = -fit.work_s
-            elif laxity_s < 0:
-                continue
-            if best is None or (-laxity_s, view.id) < best:
-                best = (-laxity_s, view.id)
-        return None if best is None else self._replicas[best[1]]
-
-    def _candidates(self, waiting: _Waiting) -> list[ReplicaView]:
-        """A few replicas of its group with little to do, or of all where the group is busy."""
-        roles = self.tiers.roles
-        split = min(roles.replicas, len(self._order) - 1)
-        ids = self._order
-        if split:
-            ids = ids[:split] if self._is_tight(waiting) else ids[split:]
-        if len(ids) > SAMPLED:
-            self._at = (self._at + SAMPLED) % len(ids)
-            ids = (ids + ids)[self._at : self._at + SAMPLED]
-        views = [self._replicas[id] for id in ids]
-        return nsmallest(CANDIDATES, views, key=lambda view: (view.prompt_tokens, view.requests))
-
-    def _is_tight(self, waiting: _Waiting) -> bool:
-        return waiting.tpot_s <= self.tiers.roles.tpot_s
-
-    def _work_s(self, waiting: _Waiting, view: ReplicaView) -> float:
-        hit = view.hit_tokens(waiting.live.request)
-        return prompt_s(view.cost, waiting.live.known_tokens - hit, hit)
-
-    def _holds(self, fit: Fit, waiting: _Waiting) -> bool:
-        """Whether there are blocks for it and for some of its output."""
-        left = self.lengths.remaining(waiting.live.request, waiting.live.output_tokens)
-        tokens = waiting.live.known_tokens + int(left)
-        return -(-tokens // fit.view.block_tokens) <= fit.blocks
-
-    def _is_lost(self, waiting: _Waiting, now_s: float) -> bool:
-        return now_s + self._fixed_s + waiting.work_s / MOST_SHARE > waiting.due_s
-
-    # A replica that has time
-
-    def _next(self, fit: Fit, now_s: float) -> _Waiting | None:
-        """The first in the queue that it should serve; spare work where there is none."""
-        roles, place = self.tiers.roles, self._order.index(fit.view.id)
-        has_split = 0 < roles.replicas < len(self._order)
-        serves_tight = place < roles.replicas
-        for n, waiting in enumerate(self._queue[:LOOKED_AT]):
-            if has_split and self._is_tight(waiting) is not serves_tight:
-                left_s = waiting.due_s - now_s
-                if not serves_tight or left_s > URGENT * waiting.work_s + URGENT_S:
-                    continue
-            if self._holds(fit, waiting):
-                return self._queue.pop(n)
-        if self._spare and not self._is_short(fit) and self._holds(fit, self._spare[0]):
-            return self._spare.popleft()
-        return None
-
-    def _is_short(self, fit: Fit) -> bool:
-        """Whether spare work would stand in the way of promises."""
-        return bool(self._queue) or len(fit.view.waiting) >= SPARE_BOUND
+        first = spare[0]
+        if self.queue.promised and self._owed_s < first.work_s:
+            return None
+        if not self._holds(fit, first):
+            return None
+        self._owed_s = max(0.0, self._owed_s - first.work_s)
+        return first
 
     def _choose(self, now_s: float) -> Sequence[Decision]:
-        """Set those aside whose promise is lost, and put off who can't all be in time.
-
-        Moore and Hodgson's rule over the fleet's time for prompts: in order of due time, whenever
-        they don't fit the one that takes longest for its weight is put off.
-        """
-        if now_s < self._chosen_s + CHOOSE_S or not self._queue:
+        """Set those aside whose promise is lost, and put off who can't all be in time."""
+        if now_s < self._chosen_s + CHOOSE_S or not self.queue.promised:
             return ()
         self._chosen_s = now_s
-        lost = [w for w in self._queue if not w.live.output_tokens and self._is_lost(w, now_s)]
-        gone = set(map(id, lost))
-        kept = sorted((w for w in self._queue if id(w) not in gone), key=lambda one: one.key[1:])
-        fits = [Fit.of(self._replicas[id], now_s) for id in self._order[:SAMPLED]]
-        scale = len(self._order) / len(fits)
-        supply = scale * sum(fit.share() for fit in fits)
-        ahead_s = scale * sum(fit.work_s for fit in fits)
-        heap: list[tuple[float, int, _Waiting]] = []
-        for n, waiting in enumerate(kept):
-            waiting.is_put_off = False
-            ahead_s += waiting.work_s
-            weight = waiting.live.request.objective.weight
-            heappush(heap, (-waiting.work_s / weight, n, waiting))
-            while heap and ahead_s > supply * (waiting.due_s - now_s):
-                late = heappop(heap)[2]
-                late.is_put_off = True
-                ahead_s -= late.work_s
-        kept.sort(key=lambda one: one.key)
-        self._queue = kept
-        self._spare.extend(lost)
-        return [Relegate(waiting.live.request.id) for waiting in lost]
+        lost = [one for one in self.queue.promised if one.is_lost(now_s, self._fixed_s)]
+        for waiting in lost:
+            self.queue.relegate(waiting)
+        fits = self._pictures(now_s)
+        self.queue.select(fits, len(self._order) / len(fits), now_s, self._fixed_s)
+        return [Relegate(waiting.id) for waiting in lost]
 
-    def _look_at_roles(self, now_s: float) -> Roles:
-        if now_s >= self._roles_s + ROLES_S:
-            self._roles_s = now_s
-            self.tiers.choose(now_s, len(self._order), self._fixed_s)
-        return self.tiers.roles
+    # One that arrives
+
+    def _best(self, waiting: Waiting, now_s: float) -> int | None:
+        """The replica that can begin it at once and keeps most time to spare; None: it waits."""
+        if len(self._order) == 1:
+            return self._order[0]
+        best: tuple[tuple[float, float], int] | None = None
+        for id in self._sampled():
+            view, pace_s = self._replicas[id], self._pace_s(id)
+            if not self._begins(view, now_s) or (view.link is None and pace_s > waiting.tpot_s):
+                continue
+            fit = self._picture(id, now_s, fresh=True)
+            if fit.ahead_s(waiting.due_s) >= fit.window_s() or not self._holds(fit, waiting):
+                continue
+            laxity_s = self._laxity_s(fit, waiting) if waiting.due_s < inf else -fit.base_s
+            if best is None or (pace_s, laxity_s) > best[0]:
+                best = (pace_s, laxity_s), id
+        return None if best is None else best[1]
+
+    def _begins(self, view: ReplicaView, now_s: float) -> bool:
+        """Whether a request that is bound now is not bound sooner than it has to be."""
+        if self.binds_early:
+            return True
+        view.advance(now_s)
+        return view.boundary_s <= now_s and not view.prompt_tokens
+
+    # What is known of replicas
+
+    @property
+    def _fixed_s(self) -> float:
+        return self._speeds[self._order[0]].fixed_s if self._order else 0.0
+
+    def _pace_s(self, id: int) -> float:
+        return self.chooser.roles.pace_s(self._place[id])
+
+    def _hosts(self, id: int, stream_s: float) -> bool:
+        """Whether streams of that time per token may stay there."""
+        return self._pace_s(id) <= stream_s
+
+    def _hosting(self, now_s: float) -> list[tuple[float, Fit]]:
+        """Replicas that host streams, with their tightest time per token."""
+        paces = ((self._pace_s(id), id) for id in self._sampled())
+        return [(pace_s, self._picture(id, now_s)) for pace_s, id in paces if pace_s < inf]
+
+    def _sampled(self) -> list[int]:
+        order = self._order
+        if len(order) <= SAMPLED:
+            return order
+        self._sample_at = (self._sample_at + SAMPLED) % len(order)
+        return (order + order)[self._sample_at : self._sample_at + SAMPLED]
+
+    def _picture(self, id: int, now_s: float, *, fresh: bool = False) -> Fit:
+        """A replica as it will be when its step ends, as of now or of a moment ago."""
+        known = self._fits.get(id)
+        if known is None or fresh or now_s > known[0] + STALE_S:
+            known = self._fits[id] = now_s, Fit.of(self._replicas[id], self._speeds[id], now_s)
+        return known[1]
+
+    def _pictures(self, now_s: float) -> list[Fit]:
+        return [self._picture(id, now_s) for id in self._sampled()]
+
+    def _laxity_s(self, fit: Fit, waiting: Waiting) -> float:
+        hit = fit.view.hit_tokens(waiting.live.request)
+        work_s = prompt_s(fit.view.cost, waiting.live.known_tokens - hit, hit)
+        is_hosted = self._hosts(fit.view.id, waiting.tpot_s)
+        return fit.laxity_s(waiting.due_s, work_s, waiting.tpot_s if is_hosted else inf)
+
+    def _holds(self, fit: Fit, waiting: Waiting) -> bool:
+        """Whether there are blocks for it and for its output, or nobody else there anyway."""
+        live = waiting.live
+        if not fit.decodes and not fit.prompts:
+            return True
+        left = self.lengths.remaining(live.request, live.output_tokens)
+        return -(-(live.known_tokens + int(left)) // fit.view.block_tokens) <= fit.blocks
+
+    # Taken back
+
+    def _is_alone(self, view: ReplicaView) -> bool:
+        return not view.prompt_tokens and len(self._order) > 1
+
+    def _steal(self, view: ReplicaView, now_s: float) -> Sequence[Decision]:
+        """Take back what waits elsewhere, if it would be done sooner here."""
+        busy = [self._replicas[id] for id in self._sampled() if self._replicas[id].waiting]
+        if not busy:
+            return ()
+        other = max(busy, key=lambda one: (one.prompt_tokens, -one.id))
+        live = other.waiting[-1]
+        waiting = self._waiting(live, now_s)
+        if other is view or live.output_tokens or live.preemptions:
+            return ()
+        if view.link is None and self._pace_s(view.id) > waiting.tpot_s:
+            return ()
+        there = self._picture(other.id, now_s, fresh=True)
+        here = self._picture(view.id, now_s, fresh=True)
+        if not self._holds(here, waiting):
+            return ()
+        gain_s = there.done_s(inf, 0.0, inf) - here.done_s(inf, waiting.work_s, waiting.tpot_s)
+        if gain_s < STEAL_S:
+            return ()
+        return Unbind(waiting.id, other.id), Bind(waiting.id, view.id)
+
+
+def _is_urgent(waiting: Waiting, now_s: float) -> bool:
+    return waiting.due_s - now_s <= URGENT * waiting.work_s + URGENT_S

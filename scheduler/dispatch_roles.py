@@ -1,94 +1,168 @@
-"""Which replicas serve tight promises: groups by time per token, sized by what arrives. Seconds.
+"""Which replicas host which streams, and which compute prompts only; changed rarely. Seconds.
 
 A replica must iterate as often as its tightest stream asks for, and pays the fixed cost of a step
-each time; so streams of a kind are kept together where that leaves the fleet more room. A fluid
-count over the tiers that arrived of late says how many replicas the tight ones need.
+each time; so streams of a kind are kept together, and prompts apart from them, where that carries
+more of the traffic that arrived of late (`dispatch_program`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from .track import RUN_RATE
+from hfx.cost import CostModel
 
-MEMORY_S = 20.0  # over which arrivals are averaged
-HEADROOM = 1.15  # that tight promises get beyond their mean, since they can't wait
-GAIN = 1.03  # that other groups must promise before anybody changes
-MOST_TIERS = 16
+from .dispatch_program import (
+    PROMPTS_ONLY,
+    Load,
+    Program,
+    Shares,
+    Way,
+    alike_growth,
+    prompts_only,
+    ways,
+)
+
+MEMORY_S = 30.0  # over which arrivals are averaged
+GAIN = 1.04  # that other roles must promise before anybody changes
+CHANGED = 0.15  # of the traffic of a tier: from there on other roles are looked for
+LIGHT = 1.35  # times the traffic that would fit without any roles: up to there they are not needed
+MOST_TIERS = 8
+LONGEST_S = 1.0  # of a time per token: looser ones, or none, are alike
 
 
 @dataclass(slots=True)
 class _Tier:
-    work_s: float = 0.0  # of its prompts and outputs, per second
-    seen_s: float = 0.0
+    """Averages per second, not yet divided by the share of the memory that is filled."""
 
-    def fade(self, now_s: float) -> None:
-        self.work_s *= max(0.0, 1 - (now_s - self.seen_s) / MEMORY_S)
-        self.seen_s = now_s
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The first `replicas` serve streams of at most `tpot_s`, and others when they have time."""
+    """What each replica does, in the fleet's order: the tightest time per token that it hosts.
 
-    replicas: int = 0
-    tpot_s: float = 0.0
+    0 hosts all; infinite hosts none and hands its streams on.
+    """
+
+    paces: tuple[float, ...] = ()
+
+    def pace_s(self, place: int) -> float:
+        """What the replica at that place hosts."""
+        return self.paces[place] if place < len(self.paces) else 0.0
 
 
-class Tiers:
-    """What arrives, by time per token; and the roles that suit it."""
+class Traffic:
+    """What arrives, by time per token, on average over the last `MEMORY_S`."""
 
     def __init__(self) -> None:
-        self.roles = Roles()
         self._tiers: dict[float, _Tier] = {}
+        self._seen_s = 0.0
+        self._filled = 0.0
+        self._requests = self._tokens = 0.0
 
-    def arrived(self, tpot_s: float, work_s: float, now_s: float) -> None:
-        """Count a request whose prompt and output take `work_s` beside others'."""
+    def arrived(self, tpot_s: float, prompt: int, output: float, now_s: float) -> None:
+        """Count a request."""
+        self._fade(now_s)
+        tier = self._tier(min(tpot_s, LONGEST_S))
+        tier.prompt_tokens += prompt / MEMORY_S
+        tier.output_tokens += output / MEMORY_S
+        self._requests += 1 / MEMORY_S
+        self._tokens += (prompt + output / 2) / MEMORY_S
+
+    def loads(self, now_s: float) -> list[Load]:
+        """The averages, tightest first."""
+        self._fade(now_s)
+        if not self._filled:
+            return []
+        return [
+            Load(tpot_s, tier.prompt_tokens / self._filled, tier.output_tokens / self._filled)
+            for tpot_s, tier in sorted(self._tiers.items())
+            if tier.prompt_tokens > 0
+        ]
+
+    @property
+    def context_tokens(self) -> int:
+        """Of a request that is half way through its output."""
+        return max(1, int(self._tokens / self._requests)) if self._requests else 1
+
+    def _tier(self, tpot_s: float) -> _Tier:
         tier = self._tiers.get(tpot_s)
         if tier is None:
             if len(self._tiers) >= MOST_TIERS:
-                tpot_s = min(self._tiers, key=lambda known: abs(known - min(tpot_s, 1e9)))
-            tier = self._tiers.setdefault(tpot_s, _Tier(seen_s=now_s))
-        tier.fade(now_s)
-        tier.work_s += work_s / MEMORY_S
+                tighter = [known for known in self._tiers if known <= tpot_s]
+                tpot_s = max(tighter, default=min(self._tiers))
+            tier = self._tiers.setdefault(tpot_s, _Tier())
+        return tier
 
-    def choose(self, now_s: float, replicas: int, fixed_s: float) -> Roles:
-        """The roles for that many replicas, changed only where it is worth it."""
+    def _fade(self, now_s: float) -> None:
+        kept = max(0.0, 1 - (now_s - self._seen_s) / MEMORY_S)
+        self._filled = self._filled * kept + (1 - kept)
+        self._requests *= kept
+        self._tokens *= kept
         for tier in self._tiers.values():
-            tier.fade(now_s)
-        work = {tpot_s: tier.work_s for tpot_s, tier in sorted(self._tiers.items())}
-        total = sum(work.values())
-        if total <= 0 or replicas < 2:
-            self.roles = Roles()
+            tier.prompt_tokens *= kept
+            tier.output_tokens *= kept
+        self._seen_s = now_s
+
+
+class Chooser:
+    """Chooses roles for the traffic there is, and keeps them where others would carry little more.
+
+    It asks the program only where the traffic has changed.
+    """
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+        self.roles = Roles()
+        self._asked: tuple[object, ...] = ()
+        self._loads: list[Load] = []
+        self._ways: list[Way] = []
+
+    def look(self, cost: CostModel, replicas: int, now_s: float, *, moves: bool) -> Roles:
+        """The roles from now on."""
+        loads = self.traffic.loads(now_s)
+        if not loads or replicas < 2:
+            self.roles, self._asked = Roles(), ()
             return self.roles
-        options = [Roles()]
-        for tpot_s in list(work)[:-1]:
-            options += [Roles(count, tpot_s) for count in range(1, replicas)]
-        best = max(options, key=lambda roles: self._room(roles, work, replicas, fixed_s))
-        now = self._room(self.roles, work, replicas, fixed_s)
-        if self.roles.replicas >= replicas or (
-            self._room(best, work, replicas, fixed_s) > GAIN * now
-        ):
-            self.roles = best
+        asked = (replicas, moves, tuple(load.tpot_s for load in loads))
+        if asked != self._asked or _differ(loads, self._loads):
+            self._asked, self._loads = asked, loads
+            self._ways = ways(cost, asked[2], self.traffic.context_tokens)
+            self.roles = self._choose(cost, replicas, moves)
         return self.roles
 
-    def _room(
-        self, roles: Roles, work: Mapping[float, float], replicas: int, fixed_s: float
-    ) -> float:
-        """By how much all traffic could grow under some roles."""
-        tight = [tpot_s for tpot_s in work if tpot_s <= roles.tpot_s]
-        loose = [tpot_s for tpot_s in work if tpot_s > roles.tpot_s]
-        if not tight or not roles.replicas:
-            return replicas * _share(fixed_s, min(work)) / sum(work.values())
-        few = roles.replicas * _share(fixed_s, min(tight))
-        rest = (replicas - roles.replicas) * _share(fixed_s, min(loose, default=inf))
-        own = sum(work[tpot_s] for tpot_s in tight)
-        grown = few / (HEADROOM * own) if own else inf
-        return min(grown, (few + rest) / sum(work.values()))
+    def _choose(self, cost: CostModel, replicas: int, moves: bool) -> Roles:
+        loads, found, now = self._loads, self._ways, self.roles
+        light = LIGHT if not now.paces else LIGHT * GAIN
+        if alike_growth(loads, found, replicas) >= light:
+            return Roles()
+        program = Program(loads, [*found, prompts_only(cost)] if moves else found, moves=moves)
+        best = program.best(replicas)
+        if best is None:
+            return Roles()
+        if len(now.paces) == replicas and program.growth(_shares(now)) * GAIN >= best.growth:
+            return now
+        return Roles(_paces(best))
 
 
-def _share(fixed_s: float, tpot_s: float) -> float:
-    """Of a replica's time, what the fixed cost of steps at that pace leaves."""
-    return max(0.05, 1 - fixed_s / (RUN_RATE * tpot_s))
+def _differ(loads: Sequence[Load], others: Sequence[Load]) -> bool:
+    """Whether some of it has become more, or less, by so much that it is worth a look."""
+    pairs = [(a.prompt_tokens, b.prompt_tokens) for a, b in zip(loads, others, strict=True)]
+    pairs += [(a.output_tokens, b.output_tokens) for a, b in zip(loads, others, strict=True)]
+    return any(abs(a - b) > CHANGED * max(a, b) for a, b in pairs)
+
+
+def _paces(shares: Shares) -> tuple[float, ...]:
+    return tuple(
+        inf if tier_s == PROMPTS_ONLY else tier_s
+        for tier_s, count in shares.tiers
+        for _ in range(count)
+    )
+
+
+def _shares(roles: Roles) -> Mapping[float, int]:
+    return Counter(PROMPTS_ONLY if pace_s == inf else pace_s for pace_s in roles.paces)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from hfx.cost import CostModel
+from hfx.cost.link import Link
 from hfx.request import FinishReason, Refused, Request
 
 from .policy import Live
@@ -35,7 +36,8 @@ class ReplicaView:
     when anything that is bound now can begin; in the past where the replica is idle.
     `advance` brings it up to date for a time between two reports. `hit_tokens` says how much of a
     prompt its prefix cache holds. `role` is what it is used for by preference: it can serve all.
-    `incoming` are requests whose keys and values are on their way to it.
+    `incoming` are requests whose keys and values are on their way to it. `link` is what it sends
+    and receives these over; None where they can't be moved.
     """
 
     id: int
@@ -50,6 +52,7 @@ class ReplicaView:
     is_ready: bool = True
     role: Role = "mixed"
     incoming: Sequence[Live] = field(default_factory=list)
+    link: Link | None = None
     hit_tokens: Callable[[Request], int] = no_hit
     advance: Callable[[float], None] = as_reported
 

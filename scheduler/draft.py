@@ -38,6 +38,7 @@ FILLED = 0.97  # of the time: so much may decodes promise
 PRESSING = 0.75  # of the time: from there on a prompt alone is computed at once
 MOST_CHUNKS = 16  # prompts in a step
 LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
+LONGEST_OF_FIXED = 20.0  # times its decodes alone: longer ones amortise nothing any more
 LONGEST_OF_LEAST = 1.5  # times its decodes alone: so long may a step always be
 EARLY = 1.3  # times the tokens a step that would just do
 GENTLE_PARTS = 4  # of a tile: how finely chunks are cut when nothing presses
@@ -82,7 +83,11 @@ class Draft:
         """The longest step that makes sense, whatever decodes allow."""
         policy = self.policy
         least_s = max(self.base_s, policy.fixed_s)
-        longest_s = min(policy.efficient_s, LONGEST_OF_TTFT * policy.tightest_ttft_s)
+        longest_s = min(
+            policy.efficient_s,
+            LONGEST_OF_FIXED * least_s,
+            LONGEST_OF_TTFT * policy.tightest_ttft_s,
+        )
         return max(LONGEST_OF_LEAST * least_s, longest_s)
 
     def _supply(self) -> Supply:

@@ -305,6 +305,7 @@ class Fleet:
 
     def _join(self, replica: Replica) -> None:
         replica.share(self._unbound)
+        replica.view.link = self.links.of(replica.id)
         self.dispatcher.joined(replica.view)
 
     def _fail(self, failure: Failure, now_s: float) -> None:

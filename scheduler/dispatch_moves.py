@@ -1,0 +1,69 @@
+"""Streams that go on elsewhere than where their prompt was computed: when, and to whom. Seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+
+from .dispatch_fit import SUSTAINED, Fit, tpot_s
+from .dispatch_view import Decision, Migrate, ReplicaView
+from .policy import Live
+
+RETRY_S = 0.5  # after which a stream that is still where it was is sent again
+
+
+class Moves:
+    """`hosts` says whether a replica may keep streams of some time per token."""
+
+    def __init__(self, hosts: Callable[[int, float], bool]) -> None:
+        self._hosts = hosts
+        self._sent: dict[str, float] = {}
+
+    def forget(self, request_id: str) -> None:
+        """A request has ended."""
+        self._sent.pop(request_id, None)
+
+    def hand_on(
+        self,
+        view: ReplicaView,
+        pace_s: float,
+        now_s: float,
+        others: Sequence[tuple[float, Fit]],
+    ) -> list[Decision]:
+        """Send on the streams that a replica shouldn't host.
+
+        Fresh ones rest while they are moved; others decode meanwhile, so that they hardly notice.
+        """
+        decisions: list[Decision] = []
+        for live in view.running:
+            if not live.is_decoding or tpot_s(live) >= pace_s:
+                continue
+            id = live.request.id
+            if now_s < self._sent.get(id, -inf) + RETRY_S:
+                continue
+            target = self._host(live, view, others)
+            if target is not None:
+                self._sent[id] = now_s
+                target.join(live)
+                target.base_s = target.step_s()
+                decisions.append(Migrate(id, view.id, target.view.id, live.output_tokens > 1))
+        return decisions
+
+    def _host(
+        self, live: Live, source: ReplicaView, others: Iterable[tuple[float, Fit]]
+    ) -> Fit | None:
+        """Where all streams would keep their pace, and no tighter than need be."""
+        best: tuple[tuple[bool, float, float], Fit] | None = None
+        stream_s = tpot_s(live)
+        for pace_s, fit in others:
+            if fit.view.id == source.id or not self._hosts(fit.view.id, stream_s):
+                continue
+            if fit.view.free_blocks * fit.view.block_tokens < 2 * live.known_tokens:
+                continue
+            tightest_s = min(fit.tightest_s, stream_s)
+            step_s = fit.step_s(1, live.known_tokens)
+            keeps = step_s <= SUSTAINED * tightest_s
+            rank = keeps, pace_s, -step_s
+            if best is None or rank > best[0]:
+                best = rank, fit
+        return None if best is None else best[1]

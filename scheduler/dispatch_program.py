@@ -1,0 +1,194 @@
+"""How many replicas should do what: a small linear program over ways of running them.
+
+A way of running a replica is a tier, the time per token of the tightest streams that it hosts, a
+step's length within it and how many decodes share the step; the cost model says how many prompt
+tokens fit beside them. Or it computes prompts only, and hands every stream on. The program finds
+the mix of ways that carries most times the present traffic. Seconds, tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from hfx.cost import CostModel
+from hfx.request import Mix
+
+from .dispatch_fit import STEP_TOKENS, SUSTAINED
+
+LENGTHS = (1.0, 0.7, 0.5)  # of the time per token: steps that are tried
+FILLS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)  # of the decodes that such a step could hold
+MOST_DECODES = 256
+MOST_EXACT = 16  # replicas whose numbers are integers in the program, and not rounded afterwards
+HEADROOM = 1.15  # that tight promises get beyond their mean, since they can't wait
+PROMPTS_ONLY = 0.0  # the tier of replicas that host no stream
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What arrives of one tier, per second: prompt and output tokens."""
+
+    tpot_s: float
+    prompt_tokens: float
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a replica run that way gets done per second."""
+
+    tier_s: float
+    prompt_tokens: float
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many replicas each tier has, tightest first, those for prompts only at the end; and how
+    many times the present traffic they carry."""
+
+    tiers: tuple[tuple[float, int], ...]
+    growth: float
+
+
+def ways(cost: CostModel, tiers: Sequence[float], context_tokens: int) -> list[Way]:
+    """Every way of running a replica, without those for prompts only."""
+    found = []
+    for tier_s in tiers:
+        for length in LENGTHS:
+            step_s = min(SUSTAINED * length * tier_s, 1.0)
+            most = _most_decodes(cost, step_s, context_tokens)
+            for count in sorted({int(fill * most) for fill in FILLS} - {0}):
+                beside = Mix(count, count * context_tokens)
+                room = STEP_TOKENS - count
+                fits = cost.prefill_tokens_within(step_s, beside, 0, upper=False)
+                prompt = max(0, min(room, fits))
+                took_s = step_s if fits <= room else _took_s(cost, beside, room)
+                found.append(Way(tier_s, prompt / took_s, count / took_s))
+    return [way for way in found if not any(_is_better(other, way) for other in found)]
+
+
+def _is_better(one: Way, other: Way) -> bool:
+    """Whether a way yields more of both than another one of its tier."""
+    return (
+        one.tier_s == other.tier_s
+        and one.prompt_tokens >= other.prompt_tokens
+        and one.output_tokens >= other.output_tokens
+        and one != other
+    )
+
+
+def alike_growth(loads: Sequence[Load], found: Sequence[Way], replicas: int) -> float:
+    """How many times the traffic replicas carry that all host the tightest streams, at least."""
+    prompts = sum(load.prompt_tokens for load in loads)
+    outputs = sum(load.output_tokens for load in loads)
+    tightest_s = loads[0].tpot_s
+    return max(
+        (
+            replicas * min(way.prompt_tokens / prompts, way.output_tokens / outputs)
+            for way in found
+            if way.tier_s == tightest_s
+        ),
+        default=0.0,
+    )
+
+
+def prompts_only(cost: CostModel) -> Way:
+    """A replica that hands every stream on."""
+    return Way(PROMPTS_ONLY, STEP_TOKENS / cost.step_s(Mix.one(STEP_TOKENS, 0)).mean_s, 0.0)
+
+
+def _took_s(cost: CostModel, beside: Mix, tokens: int) -> float:
+    return cost.step_s(beside + Mix.one(max(2, tokens), 0)).mean_s
+
+
+def _most_decodes(cost: CostModel, step_s: float, context_tokens: int) -> int:
+    low, high = 0, MOST_DECODES
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = cost.step_s(Mix(middle, middle * context_tokens)).mean_s <= step_s
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+class Program:
+    """The question for some traffic, given tightest first, and some ways.
+
+    With `moves` a stream may be hosted elsewhere than where its prompt was computed. Variables are
+    the replicas run each way, the replicas of each tier, and the growth.
+    """
+
+    def __init__(self, loads: Sequence[Load], found: Sequence[Way], *, moves: bool) -> None:
+        self.ways = found
+        self.tiers = sorted({way.tier_s for way in found}, key=lambda s: (s == PROMPTS_ONLY, s))
+        self._rows: list[list[float]] = []  # what the ways yield, less what is needed: at least 0
+        prompts = outputs = 0.0
+        for load in loads:
+            prompts += load.prompt_tokens
+            outputs += load.output_tokens
+            is_last = load is loads[-1]
+            head = 1.0 if is_last else HEADROOM
+            able = [0.0 < way.tier_s <= load.tpot_s for way in found]
+            yields = [way.output_tokens * can for way, can in zip(found, able, strict=True)]
+            self._rows.append([*yields, -outputs * head])
+            if is_last or not moves:
+                can = [True] * len(found) if moves else able
+                yields = [way.prompt_tokens * c for way, c in zip(found, can, strict=True)]
+                self._rows.append([*yields, -prompts * head])
+
+    def best(self, replicas: int) -> Shares | None:
+        """The shares that carry most; None where none carry any of the traffic."""
+        counts = self._counts(replicas)
+        if counts is None:
+            return None
+        whole = [int(count + 1e-6) for count in counts]
+        order = sorted(range(len(counts)), key=lambda n: (whole[n] - counts[n], n))
+        for n in order[: replicas - sum(whole)]:
+            whole[n] += 1
+        tiers = tuple((t, n) for t, n in zip(self.tiers, whole, strict=True) if n)
+        return Shares(tiers, self.growth(dict(tiers)))
+
+    def growth(self, shares: Mapping[float, int]) -> float:
+        """How many times the present traffic some shares carry."""
+        from scipy.optimize import linprog
+
+        limits = [float(shares.get(tier_s, 0)) for tier_s in self.tiers]
+        rows = [[-value for value in row] for row in self._rows]
+        answer = linprog(
+            [0.0] * len(self.ways) + [-1.0],
+            A_ub=[*rows, *(self._members(tier_s) for tier_s in self.tiers)],
+            b_ub=[0.0] * len(rows) + limits,
+            method="highs",
+        )
+        return float(answer.x[-1]) if answer.x is not None else 0.0
+
+    def _members(self, tier_s: float) -> list[float]:
+        return [*(float(way.tier_s == tier_s) for way in self.ways), 0.0]
+
+    def _counts(self, replicas: int) -> list[float] | None:
+        """How many replicas each tier should have, whole numbers where there are few."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        ways, tiers = len(self.ways), len(self.tiers)
+        width = ways + 1 + tiers  # the growth comes between them
+        rows = [[*row, *[0.0] * tiers] for row in self._rows]
+        equal = [
+            [*self._members(tier_s), *(-float(m == n) for m in range(tiers))]
+            for n, tier_s in enumerate(self.tiers)
+        ]
+        equal.append([0.0] * (ways + 1) + [1.0] * tiers)
+        right = [0.0] * tiers + [float(replicas)]
+        is_whole = float(replicas <= MOST_EXACT)
+        answer = milp(
+            [0.0] * ways + [-1.0] + [0.0] * tiers,
+            constraints=[
+                LinearConstraint(rows, [0.0] * len(rows), [inf] * len(rows)),
+                LinearConstraint(equal, right, right),
+            ],
+            bounds=Bounds([0.0] * width, [inf] * width),
+            integrality=[0.0] * (ways + 1) + [is_whole] * tiers,
+        )
+        if answer.x is None or not answer.x[ways] > 0:
+            return None
+        return [float(value) for value in answer.x[ways + 1 :]]
