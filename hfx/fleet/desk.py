@@ -275,7 +275,8 @@ class Desk:
             flight = standing.flights.get(event.number)
             if flight is None:
                 continue  # it was aborted, and this was on its way
-            if not self._take(member, flight, event):
+            is_plain = event.start is None and event.end is None and not flight.strikes
+            if not (flight.hear(event) if is_plain else self._take(member, flight, event)):
                 self._breach(member, f"what it says of request {flight.request_id} does not fit")
                 return
             if event.last_s is not None and event.last_s > last_s:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -107,6 +108,7 @@ class Fleet:
         self._emptied = asyncio.Event()
         self._failures: list[tuple[str, bool]] = []
         self._draining = self._closed = False
+        self._busy_s = 0.0
         self._ticker: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -202,6 +204,11 @@ class Fleet:
     def desk(self) -> Desk:
         """Where requests are; to look at."""
         return self._desk
+
+    @property
+    def busy_s(self) -> float:
+        """Processor time that this process has spent on replicas: messages, decisions, metrics."""
+        return self._busy_s + self._roster.busy_s
 
     def phases(self) -> dict[str, int]:
         """How many replicas are in each phase."""
@@ -381,6 +388,7 @@ class Fleet:
     # Requests
 
     def _begin(self, request: Request, *, foresee: bool) -> DeltaStream:
+        began_s = time.thread_time()
         number = next(self._numbers)
         now_s = self.clock.now_s()
         if not request.arrival_s:
@@ -390,6 +398,7 @@ class Fleet:
         stream = DeltaStream(flight, self)
         self._emptied.clear()
         self._desk.take(flight)
+        self._busy_s += time.thread_time() - began_s
         return stream
 
     def _abort(self, request_id: str) -> None:
@@ -534,8 +543,10 @@ class Fleet:
     def _tick(self) -> None:
         if self._closed:
             return
+        began_s = time.thread_time()
         self._roster.tick()
         self._desk.tick()
+        self._busy_s += time.thread_time() - began_s
         wait_s = TICK_S if self._desk.flights else 4 * TICK_S
         self._ticker = self._loop.call_later(wait_s, self._tick)
 

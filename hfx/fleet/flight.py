@@ -12,7 +12,7 @@ from hfx.request import FinishReason, Request
 from hfx.scheduler import Live
 
 from .ends import account_of
-from .messages import Add, End, Event
+from .messages import Add, End, Event, Start
 
 if TYPE_CHECKING:
     from .member import Member
@@ -51,7 +51,11 @@ class Flight(Mailbox):
         self.was_relegated = False
         self.names: dict[int, list[bytes]] = {}  # of its prompt's full blocks, by their size
         self.last: Delta | None = None  # of its end, once that has come
-        self._late_s: float | None = None
+        objective = request.objective
+        self._has_rule = objective.ttft_s is not None and objective.tpot_s is not None
+        self._every_s = objective.tpot_s or 0.0
+        self._due_s = arrival_s + (objective.ttft_s or 0.0) - self._every_s
+        self._late_s = -inf  # the latest token, by when it was due
         self._scheduled_s: float | None = None
         self._hit_tokens = 0
         self._tokens: list[int] = []  # from here on: not yet read
@@ -82,16 +86,24 @@ class Flight(Mailbox):
 
     def hear(self, event: Event) -> bool:
         """Take news of it; false where it does not fit behind what has come."""
-        if event.at != len(self.output):
+        output = self.output
+        if event.at != len(output):
             return False
-        start = event.start
-        if start is not None:
-            if self._scheduled_s is None:
-                self._scheduled_s, self._hit_tokens = start.scheduled_s, start.hit_tokens
-            if self.live.first_token_s is None:
-                self.live.first_token_s = start.first_token_s
-        if event.tokens:
-            self._add(event.tokens, event.last_s)
+        if event.start is not None:
+            self._begin(event.start)
+        tokens = event.tokens
+        if tokens:
+            output += tokens
+            self._tokens += tokens
+            live = self.live
+            live.output_tokens = len(output)
+            live.known_tokens += len(tokens)
+            live.cached_tokens = live.known_tokens - 1
+            live.last_token_s = last_s = event.last_s
+            if self._has_rule and last_s is not None:
+                late_s = last_s - self._due_s - len(output) * self._every_s
+                if late_s > self._late_s:
+                    self._late_s = late_s
         if event.text:
             self._texts.append(event.text)
         if event.logprobs is not None:
@@ -99,16 +111,21 @@ class Flight(Mailbox):
             self._logprobs = made if self._logprobs is None else self._logprobs + made
         if event.end is not None:
             self.finish(event.end)
-        elif self._is_unread:
+        elif tokens or event.text:
             self._news.set()
         return True
+
+    def _begin(self, start: Start) -> None:
+        if self._scheduled_s is None:
+            self._scheduled_s, self._hit_tokens = start.scheduled_s, start.hit_tokens
+        if self.live.first_token_s is None:
+            self.live.first_token_s = start.first_token_s
 
     def finish(self, end: End) -> Delta:
         """It has ended: its reader gets what is left, and the end; the delta that says so."""
         account = account_of(end, self.request.objective)
-        if self.resumptions and self._late_s is not None:  # its last replica knows its last tokens
-            late_s = self._late_s if account.late_s is None else max(self._late_s, account.late_s)
-            account.late_s = late_s
+        if self.resumptions and self._late_s > -inf:  # its last replica knows its last tokens only
+            account.late_s = max(self._late_s, account.late_s or self._late_s)
         account.was_relegated |= self.was_relegated
         self.live.preemptions += end.preemptions
         self.last = self._pending = self._read(end, account)
@@ -138,20 +155,6 @@ class Flight(Mailbox):
     @property
     def _is_unread(self) -> bool:
         return bool(self._tokens or self._texts)
-
-    def _add(self, tokens: tuple[int, ...], last_s: float | None) -> None:
-        self.output.extend(tokens)
-        self._tokens.extend(tokens)
-        live = self.live
-        live.output_tokens += len(tokens)
-        live.known_tokens += len(tokens)
-        live.cached_tokens = live.known_tokens - 1
-        live.last_token_s = last_s
-        due_s = self.request.objective.token_due_s(live.arrival_s, live.output_tokens)
-        if due_s is not None and last_s is not None:
-            late_s = last_s - due_s
-            if self._late_s is None or late_s > self._late_s:
-                self._late_s = late_s
 
     def _read(self, end: End | None = None, account: Account | None = None) -> Delta:
         """What has come since the last reading, as one delta."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import zmq
@@ -33,10 +34,11 @@ class Hub:
         self._socket.setsockopt(zmq.RCVHWM, 0)  # each replica's window of news bounds it
         self._socket.bind(endpoint)
         self.bound = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._fd = int(self._socket.getsockopt(zmq.FD))
+        self._fd = int(self._socket.get(zmq.FD))
         self._is_called = False
         self._closed = False
         self.received = 0
+        self.busy_s = 0.0  # processor time spent on what has come
         self._loop.add_reader(self._fd, self._on_readable)
 
     def send(self, to: bytes, message: Message) -> bool:
@@ -66,10 +68,13 @@ class Hub:
         self._is_called = False
         if self._closed:
             return
+        began_s = time.thread_time()
         for _ in range(MOST_AT_ONCE):
             if not self._receive():
-                return
-        self._look_again()
+                break
+        else:
+            self._look_again()
+        self.busy_s += time.thread_time() - began_s
 
     def _look_again(self) -> None:
         if not self._is_called and not self._closed:
@@ -77,14 +82,14 @@ class Hub:
             self._loop.call_soon(self._on_readable)
 
     def _receive(self) -> bool:
-        try:
-            sender, data = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
+        if self._closed or not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
             return False
-        except ValueError:
+        parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        self.received += 1
+        if len(parts) != 2:
             logger.warning("a message with a wrong number of parts is left unread")
             return True
-        self.received += 1
+        sender, data = parts
         try:
             self._deliver(sender, data)
         except Exception:

@@ -16,7 +16,6 @@ from .hub import Hub
 from .launch import Handle, Launcher, new_token, wait_all
 from .member import WINDOW, Life, Member, overdue
 from .messages import (
-    Ack,
     Beat,
     Bye,
     Failed,
@@ -41,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOTS_PER_S = 200.0  # of all replicas together
 QUICKEST_S = 0.05  # between two snapshots of one replica
+LOOK_S = 0.1  # between two looks at all replicas
 STOP_S = 5.0  # for a replica to end when told to; then it is killed
 KILL_S = 5.0
 
@@ -101,6 +101,11 @@ class Roster:
         self._ticked_s = clock.now_s()
         self._closed = False
 
+    @property
+    def busy_s(self) -> float:
+        """Processor time spent on what replicas have told."""
+        return self._hub.busy_s
+
     # Members
 
     def add(self, member_id: int) -> Member:
@@ -133,10 +138,9 @@ class Roster:
     def flush(self, member: Member) -> None:
         """Send what a member was ordered."""
         life = member.life
-        orders = None if life is None else life.flushed()
-        if life is None or orders is None:
+        orders = None if life is None else life.flushed(self._clock.now_s())
+        if orders is None:
             return
-        life.unheard.append((orders.number, self._clock.now_s()))
         if not self._hub.send(member.to("main"), orders):
             self.lose(member, "it reads no orders", "unreachable")
 
@@ -161,6 +165,8 @@ class Roster:
     def tick(self) -> None:
         """Look after all of them; to be called several times per lease."""
         now_s = self._clock.now_s()
+        if now_s < self._ticked_s + min(LOOK_S, self.lease_s / 8):
+            return
         late_s, self._ticked_s = now_s - self._ticked_s, now_s
         self._hub.drain()
         self._bury()
@@ -275,9 +281,9 @@ class Roster:
             return
         if life.ready_s is not None and member.backoff.is_well(now_s - life.ready_s):
             logger.warning("replica %d is well again", member.id)
-        if life.news.last > life.acked:
-            life.acked = life.news.last
-            self._send(member, Ack(life.epoch, life.acked))
+        ack = life.ack(now_s)
+        if ack is not None:
+            self._send(member, ack)
 
     @property
     def _snapshot_s(self) -> float:
@@ -363,7 +369,7 @@ class Roster:
             life.behind_s = None
         if news.state is not None:
             life.state = news.state
-        ack = life.ack()
+        ack = life.ack(life.heard_s)
         if ack is not None:
             self._send(member, ack)
         self._audience.on_news(member, news)

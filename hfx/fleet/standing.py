@@ -94,20 +94,20 @@ class Standing:
         self._prompts.pop(flight.number, None)
         if flight.is_running:
             self._running.remove(flight)
-        live = flight.live
-        self.view.free_blocks = min(
-            self.view.total_blocks, self.view.free_blocks + live.held_blocks
-        )
+        live, view = flight.live, self.view
+        if flight.is_running:
+            held = -(-live.known_tokens // view.block_tokens)
+            view.free_blocks = min(view.total_blocks, view.free_blocks + held)
         live.cached_tokens = live.held_blocks = 0
         flight.is_running = False
         self._lives()
 
     def decodes(self, flight: Flight) -> None:
-        """A token of it has come."""
+        """Its first token here has come. How its blocks grow from now on, snapshots tell."""
         if self._prompts.pop(flight.number, None) is not None:
             self._run(flight)
+            self._hold(flight)
             self._lives()
-        self._hold(flight)
 
     def began(self, flight: Flight, hit_tokens: int) -> None:
         """It has found so much of its prompt in the cache."""
@@ -143,7 +143,8 @@ class Standing:
     def stepped(self, at_s: float) -> None:
         """A step has ended then, by the tokens that came of it."""
         if at_s > self._at_s:
-            self.advance(at_s)
+            if self._prompts:
+                self.advance(at_s)
             self._at_s = self.view.boundary_s = at_s
 
     def advance(self, now_s: float) -> None:

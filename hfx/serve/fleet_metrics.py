@@ -97,6 +97,13 @@ class FleetMetrics:
             family = CounterMetricFamily(f"hfx:fleet_requests_{name}", text, labels=("model_name",))
             family.add_metric((self._model,), count)
             yield family
+        busy = CounterMetricFamily(
+            "hfx:fleet_parent_cpu_seconds",
+            "Processor time of this process for replicas: messages, decisions, metrics; not HTTP",
+            labels=("model_name",),
+        )
+        busy.add_metric((self._model,), self._fleet.busy_s)
+        yield busy
         held = GaugeMetricFamily(
             "hfx:fleet_requests_unbound",
             "Requests that no replica has: queued for one, or held while none is ready",
