@@ -107,12 +107,13 @@ def check_plot(path: Path) -> None:
     require_matplotlib("--plot")
 
 
-def save(path: Path, build: Callable[[Theme], Figure], theme: Theme) -> None:
-    """Draw a figure into a file; the same figure gives the same bytes."""
+def save(paths: Sequence[Path], build: Callable[[Theme], Figure], theme: Theme) -> None:
+    """Draw a figure into files, PNG or SVG by their names; the same figure gives the same bytes."""
     with _style(theme):
         figure = build(theme)
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=160, metadata=metadata, transparent=theme is DARK)
+        for path in paths:
+            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            figure.savefig(path, dpi=160, metadata=metadata, transparent=theme is DARK)
 
 
 @contextmanager

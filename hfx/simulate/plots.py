@@ -29,7 +29,7 @@ def draw(path: Path, runs: Sequence[Run]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     groups = grouped(runs)
     names = [group.policy for group in groups]
-    save(path, lambda theme: load_figure(groups, palette(names), theme, ()), LIGHT)
+    save([path], lambda theme: load_figure(groups, palette(names), theme, ()), LIGHT)
 
 
 @dataclass(frozen=True, slots=True)

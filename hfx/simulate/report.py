@@ -153,15 +153,15 @@ def _pictures(
 
 def _shown(folder: Path, picture: Picture) -> Shown:
     """Draw a picture into its files, and as the page holds it."""
-    images = {}
-    for theme in (LIGHT, DARK):
-        path = folder / f"{picture.name}{'-dark' if theme is DARK else ''}.svg"
-        save(path, picture.build, theme)
-        images[theme.name] = base64.b64encode(path.read_bytes()).decode()
-        if theme is DARK:
-            path.unlink()  # it is in the page, and alone it would be unreadable on white
-    save(folder / f"{picture.name}.png", picture.build, LIGHT)
-    return Shown(picture.name, picture.title, picture.caption, images["light"], images["dark"])
+    svg, png = (folder / f"{picture.name}{suffix}" for suffix in (".svg", ".png"))
+    save([svg], picture.build, DARK)
+    dark = _encoded(svg)
+    save([svg, png], picture.build, LIGHT)  # a dark one alone would be unreadable on white
+    return Shown(picture.name, picture.title, picture.caption, _encoded(svg), dark)
+
+
+def _encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _page(
