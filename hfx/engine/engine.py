@@ -115,6 +115,11 @@ class Engine:
         return self._room.wait_s
 
     @property
+    def lost(self) -> EngineDead | None:
+        """Why its company can't compute any more, if so; from any thread."""
+        return None if self.company is None else self.company.lost
+
+    @property
     def vocabulary(self) -> int:
         """Token ids that the model knows: 0 to one less."""
         return self._vocabulary

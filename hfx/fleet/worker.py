@@ -83,11 +83,13 @@ class Worker:
 
         Raises:
             OrdersLost: the parent's orders have a gap.
-            EngineDead: the engine has failed too often.
+            EngineDead: the engine has failed too often, or lost a rank of its model.
         """
         while not self._stopping:
             self._vitals.turn += 1
             self._hear()
+            if self._engine.lost is not None:
+                raise self._engine.lost
             if self._engine.has_work and not self._stopping:
                 self._tell_heard()
                 self._step()
