@@ -35,7 +35,7 @@ LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
 MOST_SHARE = 0.9  # of the time that decodes leave to prompts at most
 SUSTAINED = 0.97  # of TPOT: as long may steps be on average
 FILLED = 0.97  # of the time: so much may decodes promise
-PRESSING = 0.75  # of the time: from there on a prompt alone is computed at once
+PRESSING = 0.75  # of the time: from there on nobody who may come is waited for
 MOST_CHUNKS = 16  # prompts in a step
 LONGEST_OF_TTFT = 0.3  # of the tightest TTFT: so long may one that arrives be kept waiting
 LONGEST_OF_FIXED = 20.0  # times its decodes alone: longer ones amortise nothing any more
@@ -79,15 +79,15 @@ class Draft:
 
     # How much there is, and for whom
 
-    def _longest_s(self) -> float:
+    def _longest_s(self, pressure: float) -> float:
         """The longest step that makes sense, whatever decodes allow."""
-        policy = self.policy
+        policy, longest_s = self.policy, inf
         least_s = max(self.base_s, policy.fixed_s)
-        longest_s = min(
-            policy.efficient_s,
-            LONGEST_OF_FIXED * least_s,
-            LONGEST_OF_TTFT * policy.tightest_ttft_s,
-        )
+        if self.found.tracks:
+            longest_s = policy.efficient_s
+        if pressure < PRESSING and policy.tightest_ttft_s < inf:
+            longest_s = min(longest_s, LONGEST_OF_FIXED * least_s)
+            longest_s = min(longest_s, LONGEST_OF_TTFT * policy.tightest_ttft_s)
         return max(LONGEST_OF_LEAST * least_s, longest_s)
 
     def _supply(self) -> Supply:
@@ -230,9 +230,7 @@ class Draft:
 
     def _target_s(self, chosen: Selection, spare: bool) -> float:
         """How long this step should be: no longer than needed, and never past the veto."""
-        most_s = self.found.cap_s
-        if self.found.tracks or chosen.pressure < PRESSING:
-            most_s = min(most_s, self._longest_s())
+        most_s = min(self.found.cap_s, self._longest_s(chosen.pressure))
         self.grain = self.policy.tile_tokens
         if spare or chosen.put_off or not self.found.tracks:
             return most_s
