@@ -216,9 +216,10 @@ class Scenario:
     def _roles(self) -> tuple[Role, ...]:
         if not self.prefill_replicas:
             return ("mixed",)
-        prefill: tuple[Role, ...] = ("prefill",) * self.prefill_replicas
-        decode: tuple[Role, ...] = ("decode",) * (self.replicas - self.prefill_replicas)
-        return prefill + decode
+        prefill: list[Role] = ["prefill"]
+        decode: list[Role] = ["decode"]
+        decoding = self.replicas - self.prefill_replicas
+        return (*(prefill * self.prefill_replicas), *(decode * decoding))
 
     def _scaling(self, jobs: Sequence[Job]) -> Scaling | None:
         if self.scaler is None:

@@ -81,7 +81,7 @@ def test_a_line_that_was_cut_off_is_run_again(tmp_path: Path) -> None:
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     rates = "4,5,6,7,8,9,10,11,12,13,14,15"
-    command = [sys.executable, "-m", "hfx.simulate", "--rate", rates, "--seconds", "20"]
+    command = [sys.executable, "-m", "hfx.simulate", "--rate", rates, "--seconds", "10"]
     command += ["--replicas", "2", "--policy", ",".join(POLICIES), "--jobs", "2", "--json"]
     path = tmp_path / "killed.json"
     ledger = tmp_path / "killed.json.runs.jsonl"
