@@ -35,8 +35,8 @@ from .replica import Replica
 from .residents import close
 from .roster import Roster
 from .starts import ColdStart, Starts
+from .stepping import FAILURE, RETURN, START, STEP_END, Stepping
 
-FAILURE, RETURN, START, STEP_END, RESUME = range(5)  # arrivals come from a list, after starts
 MOST_IDLE_WAKES = 100_000  # in a row in which nothing else happens
 LINK = Link(bytes_per_s=25e9)
 
@@ -99,29 +99,25 @@ class Fleet:
         self.replicas = self.roster.replicas
         self.dispatcher = dispatcher
         self.links = Links(link)
-        self.moves = Moves(self.links, self._still, self._wake)
-        self.starts = Starts(cold_start or ColdStart(), self.links, self._start_at)
+        self.stepping = Stepping(self, flip_s)
+        self.moves = Moves(self.links, self.stepping.still, self.stepping.wake)
+        self.starts = Starts(
+            cold_start or ColdStart(), self.links, lambda at_s, id: self.push(at_s, START, id)
+        )
         self._spawn = spawn
-        self._flip_s = flip_s
         self._elastic = elastic
         self._keep_tokens = keep_tokens
         self._observer = observer
         self._unbound: dict[str, Flight] = {}
         self._homeless: list[Flight] = []  # while no replica is ready
-        self._flipping: set[int] = set()  # those that pause once their step has ended,
-        self._paused: dict[int, int] = {}  # and those that do: the event that ends it
-        self._ready: list[int] = []
-        self._stalled: set[int] = set()
-        self._runs: dict[int, None] = {}  # those that may be within a run of steps
         self._made = 0
-        self._ends: dict[int, int] = {}  # of each replica's running step: the event that counts
         self._events: list[Event] = []
         self._failures: dict[int, Failure] = {}
         self._left = self._decisions = 0
         for replica in replicas:
             self._join(replica)
         for failure in failures:
-            self._failures[self._push(failure.at_s, FAILURE, failure.replica_id)] = failure
+            self._failures[self.push(failure.at_s, FAILURE, failure.replica_id)] = failure
 
     def run(self, jobs: Iterable[Job], progress: Callable[[int], None] | None = None) -> Result:
         """Serve jobs to their end; `progress` hears how many more have arrived.
@@ -161,7 +157,7 @@ class Fleet:
                 self._deliver(now_s)
             if wake_s <= now_s or self._homeless:
                 self._ask(now_s)
-            self._begin(now_s)
+            self.stepping.begin(now_s)
             if progress is not None and next_ - told >= 256:
                 progress(next_ - told)
                 told = next_
@@ -197,7 +193,8 @@ class Fleet:
 
     # Events
 
-    def _push(self, at_s: float, kind: int, replica_id: int) -> int:
+    def push(self, at_s: float, kind: int, replica_id: int) -> int:
+        """Let something happen to a replica later; the number of the event."""
         self._made += 1
         heappush(self._events, (at_s, kind, self._made, replica_id))
         return self._made
@@ -210,7 +207,7 @@ class Fleet:
     def _handle(self, event: Event) -> None:
         now_s, kind, number, id = event
         if kind == STEP_END:
-            self._finish(id, number, now_s)
+            self.stepping.finish(id, number, now_s)
         elif kind == FAILURE:
             self._fail(self._failures.pop(number), now_s)
         elif kind == RETURN:
@@ -219,9 +216,8 @@ class Fleet:
         elif kind == START:
             if self.starts.passed(id, number, self.roster.ready_ids, now_s):
                 self._come(self.roster.coming[id], now_s)
-        elif self._paused.get(id) == number:
-            del self._paused[id]
-            self._ready.append(id)
+        else:
+            self.stepping.resume(id, number)
 
     def _arrive(self, flight: Flight, now_s: float) -> None:
         if not self.roster.has_ready:
@@ -229,21 +225,9 @@ class Fleet:
             return
         had_queue = self.dispatcher.has_queue
         self._unbound[flight.live.request.id] = flight
-        self._carry_out(self.dispatcher.arrived(flight.live, now_s), now_s)
+        self.carry_out(self.dispatcher.arrived(flight.live, now_s), now_s)
         if self.dispatcher.has_queue and not had_queue:
-            for id in list(self._runs):
-                self._cut(self.replicas[id], now_s)
-
-    def _finish(self, replica_id: int, number: int, now_s: float) -> None:
-        if self._ends.get(replica_id) != number:
-            return  # the run was cut short, or the replica is gone
-        del self._ends[replica_id]
-        self._runs.pop(replica_id, None)
-        replica = self.replicas[replica_id]
-        replica.finish(now_s)
-        self._report(replica)
-        self.moves.stepped(replica, now_s)
-        self._ready.append(replica_id)
+            self.stepping.cut_all(now_s)
 
     def _deliver(self, now_s: float) -> None:
         for transfer in self.links.ended(now_s):
@@ -253,11 +237,13 @@ class Fleet:
     def _ask(self, now_s: float) -> None:
         """Let the dispatcher and the scaler do what they want to do of themselves."""
         if self.dispatcher.wake_s <= now_s and self.roster.has_ready:
-            self._carry_out(self.dispatcher.woke(now_s), now_s)
+            self.carry_out(self.dispatcher.woke(now_s), now_s)
+            assert self.dispatcher.wake_s > now_s, "a dispatcher that is woken all the time"
         if self._elastic is not None:
             is_stranded = self._homeless and not self.roster.coming
             if self._elastic.wake_s <= now_s or is_stranded:
                 self._elastic.look(self, now_s)
+                assert self._elastic.wake_s > now_s, "a scaler that is asked all the time"
 
     # Replicas come and go
 
@@ -281,24 +267,20 @@ class Fleet:
         self.moves.turn_back(replica, now_s)
         for live in list(replica.waiting):
             self._arrive(replica.remove(live.request.id), now_s)
-        self._wake(replica)
+        self.stepping.wake(replica)
 
     def flip(self, id: int, role: Role, now_s: float) -> None:
         """Change a replica's role, and let it pause for it once its step has ended."""
         replica = self.replicas[id]
-        if replica.view.role == role:
-            return
-        replica.view.role = role
-        if self._flip_s:
-            self._flipping.add(id)
-            self._cut(replica, now_s)
-            self._wake(replica)
+        if replica.view.role != role:
+            replica.view.role = role
+            self.stepping.pause(replica, now_s)
 
     def _come(self, replica: Replica, now_s: float) -> None:
         """A replica is ready."""
         self.roster.come(replica, now_s)
         self._join(replica)
-        self._ready.append(replica.id)
+        self.stepping.wake(replica)
         homeless, self._homeless = self._homeless, []
         for flight in homeless:
             self._arrive(flight, now_s)
@@ -317,96 +299,37 @@ class Fleet:
         else:
             return
         if failure.back_after_s < inf:
-            self._push(now_s + failure.back_after_s, RETURN, id)
+            self.push(now_s + failure.back_after_s, RETURN, id)
 
     def _lose(self, replica: Replica, now_s: float) -> None:
         """A replica has failed: what it had goes elsewhere."""
         replica.catch_up(now_s)
         if replica.id not in self.roster.draining:
             self.dispatcher.left(replica.id)
-        self._remove(replica, now_s)
+        self.remove(replica, now_s)
         for flight in replica.evacuate():
             self._arrive(flight, now_s)
 
-    def _remove(self, replica: Replica, now_s: float) -> None:
+    def remove(self, replica: Replica, now_s: float) -> None:
+        """A replica is gone, and with it what it was sending."""
         id = replica.id
         self.moves.lost(replica, now_s)
         self.roster.remove(id, now_s)
         self.starts.lost(id, self.roster.ready_ids, now_s)
-        for book in (self._ends, self._runs, self._paused):
-            book.pop(id, None)
-        self._stalled.discard(id)
-        self._flipping.discard(id)
+        self.stepping.forget(id)
 
-    # Steps
+    # Decisions
 
-    def _begin(self, now_s: float) -> None:
-        """Let whoever has no step running begin one, once everything else has happened."""
-        ready, self._ready = sorted({*self._ready, *self._stalled}), []
-        while ready:
-            for id in ready:
-                replica = self.replicas.get(id)
-                if replica is not None and not replica.is_stepping and id not in self._paused:
-                    self._begin_one(replica, now_s)
-            ready, self._ready = sorted(set(self._ready) - self._stalled), []
-
-    def _begin_one(self, replica: Replica, now_s: float) -> None:
-        id, is_draining = replica.id, replica.id in self.roster.draining
-        self._stalled.discard(id)
-        if not is_draining:
-            self._carry_out(self.dispatcher.stepped(id, now_s), now_s)
-        elif not replica.flights:
-            self._remove(replica, now_s)
-            return
-        if id in self._flipping:
-            self._pause(replica, now_s)
-        elif replica.has_work:
-            end_s = replica.begin(now_s, jump=not self.dispatcher.has_queue)
-            self._report(replica)
-            self.moves.stepped(replica, now_s)
-            if end_s is not None:
-                self._ends[id] = self._push(end_s, STEP_END, id)
-                if replica.is_in_run:
-                    self._runs[id] = None
-            elif replica.has_work:
-                self._stalled.add(id)
-            elif is_draining:
-                self._wake(replica)
-
-    def _pause(self, replica: Replica, now_s: float) -> None:
-        self._flipping.discard(replica.id)
-        replica.view.boundary_s = now_s + self._flip_s
-        self._paused[replica.id] = self._push(replica.view.boundary_s, RESUME, replica.id)
-
-    def _cut(self, replica: Replica, now_s: float) -> None:
-        """Let a run of steps end with the present one."""
-        self._runs.pop(replica.id, None)
-        end_s = replica.cut(now_s)
-        if end_s is not None:
-            self._ends[replica.id] = self._push(end_s, STEP_END, replica.id)
-
-    def _wake(self, replica: Replica) -> None:
-        """It may have something to plan."""
-        if not replica.is_stepping:
-            self._ready.append(replica.id)
-
-    def _start_at(self, at_s: float, id: int) -> int:
-        return self._push(at_s, START, id)
-
-    def _still(self, replica: Replica, now_s: float) -> None:
-        """Let a replica's requests be as they are now, whatever it is doing."""
-        self._cut(replica, now_s)
-        replica.catch_up(now_s)
-
-    def _carry_out(self, decisions: Sequence[Decision], now_s: float) -> None:
+    def carry_out(self, decisions: Sequence[Decision], now_s: float) -> None:
+        """Do what a dispatcher has decided, in order."""
         self._decisions += len(decisions)
         for decision in decisions:
             match decision:
                 case Bind(request_id, replica_id):
                     replica = self.replicas[replica_id]
                     replica.add(self._unbound.pop(request_id))
-                    self._cut(replica, now_s)
-                    self._wake(replica)
+                    self.stepping.cut(replica, now_s)
+                    self.stepping.wake(replica)
                 case Unbind(request_id, replica_id):
                     flight = self.replicas[replica_id].remove(request_id)
                     self._unbound[request_id] = flight
@@ -425,7 +348,7 @@ class Fleet:
         close(flight, FinishReason.ABORT)
         self._count(flight)
 
-    def _report(self, replica: Replica) -> None:
+    def report(self, replica: Replica) -> None:
         """Tell the dispatcher whose requests have ended."""
         for flight in replica.ended:
             fate = flight.fate
