@@ -60,7 +60,10 @@ def filled(
     """
     ranked = list(running)
     fill = Fill(snapshot, lambda: ranked)
-    for live in sorted(ranked, key=lambda live: live.wanted_tokens > 1):
+    fill.advance_each(
+        [live for live in ranked if live.known_tokens - live.cached_tokens == 1], max_step_tokens
+    )
+    for live in [live for live in ranked if live.known_tokens - live.cached_tokens > 1]:
         left = max_step_tokens - fill.granted_tokens
         if left > 0 and live.request.id not in fill.preempted:
             fill.advance(live, min(live.wanted_tokens, left))

@@ -46,6 +46,19 @@ class Fill:
             self._grant(live, take, need)
         return max(take, 0)
 
+    def advance_each(self, decodes: Sequence[Live], budget_tokens: int) -> None:
+        """Grant a token to each of those that want one, in order, while the step's budget lasts."""
+        size, blocks = self._blocks.block_tokens, 0
+        for live in decodes:
+            if live.known_tokens > live.held_blocks * size:
+                blocks += self._blocks.to_hold(live.known_tokens) - live.held_blocks
+        if blocks <= self.free and self.granted_tokens + len(decodes) <= budget_tokens:
+            self.decode([live.request.id for live in decodes], blocks)
+            return
+        for live in decodes:
+            if self.granted_tokens < budget_tokens and live.request.id not in self.preempted:
+                self.advance(live, 1)
+
     def decode(self, ids: Sequence[str], new_blocks: int) -> None:
         """Grant a token to each of many decodes, which need that many free blocks between them."""
         assert new_blocks <= self.free, "those who need blocks are to be advanced one by one"

@@ -81,16 +81,9 @@ def ordered(snapshot: Snapshot, rank: Rank, limits: FirstComeFirstServed) -> Pla
     decodes = [live for live in running if live.is_decoding]
     prompts = [live for live in running if not live.is_decoding]
     prompts = sorted([*prompts, *snapshot.waiting], key=rank)
-    advance_all(fill, decodes, limits.max_step_tokens)
+    fill.advance_each(decodes, limits.max_step_tokens)
     serve(fill, snapshot, prompts, limits.max_step_tokens, limits.max_running)
     return fill.plan()
-
-
-def advance_all(fill: Fill, decodes: Iterable[Live], budget_tokens: int) -> None:
-    """A token for each decode, while the budget lasts."""
-    for live in decodes:
-        if fill.granted_tokens < budget_tokens and live.request.id not in fill.preempted:
-            fill.advance(live, 1)
 
 
 def serve(

@@ -13,7 +13,7 @@ from hfx.request import FinishReason, Mix, Plan, Request
 
 from .fcfs import FirstComeFirstServed
 from .fill import Fill
-from .fixed import advance_all, due_s, serve
+from .fixed import due_s, serve
 from .lengths import Lengths
 from .policy import Live, Snapshot
 
@@ -182,7 +182,9 @@ def parted(snapshot: Snapshot) -> tuple[list[Live], list[Live]]:
 
 def mix_of(decodes: Iterable[Live]) -> Mix:
     """What a step of these decodes alone does."""
-    return Mix.of((1, live.cached_tokens) for live in decodes)
+    contexts = [live.known_tokens for live in decodes]
+    squares = sum(context * context for context in contexts)
+    return Mix(len(contexts), sum(contexts), decode_context_squares=squares)
 
 
 def drawn(
@@ -190,7 +192,7 @@ def drawn(
 ) -> Plan:
     """A plan of decodes and then prompts within a step's tokens; later arrivals give way first."""
     fill = Fill(snapshot, lambda: list(snapshot.running))
-    advance_all(fill, decodes, budget)
+    fill.advance_each(decodes, budget)
     serve(fill, snapshot, prompts, budget, max_running)
     return fill.plan()
 

@@ -111,7 +111,7 @@ class Moves:
 
     def stepped(self, replica: Replica, now_s: float) -> None:
         """A replica's step has ended, or its next one is planned: go on, or give up."""
-        for move in self._of(replica):
+        for move in self._of(replica) if self._at else ():
             if not move.is_sound:
                 self._give_up(move, now_s)
             elif move.transfer is None and move.source is replica:

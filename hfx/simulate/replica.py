@@ -238,7 +238,7 @@ class Replica(Residents):
         memory, size = self.memory, self.memory.block_tokens
         batch = self._batch = []
         wanted, flights = plan.tokens, self.flights
-        if not all(flights[id].is_running for id in wanted):
+        if self.waiting and not all(flights[id].is_running for id in wanted):
             for live in [live for live in self.waiting if live.request.id in wanted]:
                 self._enter(flights[live.request.id])
         decodes = context = squares = chunks = tokens = history = 0
