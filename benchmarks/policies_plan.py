@@ -15,21 +15,26 @@ COLLAPSING = "round_robin+fcfs_512"
 LOADS = (0.6, 0.85, 1.0, 1.15)
 SCALES = (1.0, 0.6)
 
-# The eight strongest on the open traces (--suite full runs all): each wins somewhere.
+# The strongest of `EVERY` on the open traces, over M1 to M3, both SLO scales and loads 0.6 to 1.15:
+# by mean joint share, and whoever was best somewhere (short steps at low load and tight targets,
+# round robin under long prompts).
 STRONGEST = (
-    "least_loaded+fcfs_2048",
-    "least_loaded+fcfs_1024",
+    REFERENCE,
     "least_loaded+edf_2048",
-    "least_loaded+edf_1024",
     "least_loaded+srpf_2048",
+    "least_loaded+edf_512",
+    "round_robin+fcfs_2048",
     "least_loaded+qoserve_like",
     "least_loaded+scorpio_like",
     "hfx_reconstruction",
 )
 _ALL = (
     *STRONGEST,
-    *(f"least_loaded+{step}" for step in ("fcfs_256", "fcfs_512", "edf_512", "srpf_1024")),
-    *(f"round_robin+fcfs_{chunk}" for chunk in (256, 512, 1024, 2048)),
+    *(f"least_loaded+fcfs_{chunk}" for chunk in (256, 512, 1024)),
+    "least_loaded+edf_1024",
+    "least_loaded+srpf_1024",
+    "least_loaded+scorpio_like_2048",
+    *(f"round_robin+fcfs_{chunk}" for chunk in (256, 512, 1024)),
     *(f"power_of_two+{step}" for step in ("fcfs_512", "fcfs_2048", "qoserve_like")),
     "prefix_affinity+fcfs_2048",
     "llumnix_like+fcfs_2048",

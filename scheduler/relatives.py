@@ -39,20 +39,26 @@ class _Priced(FirstComeFirstServed):
 class QoServeLike(_Priced):
     """QoServe, first named Niyama (Goel et al., ASPLOS 2026, arXiv 2503.22562), sections 3.2-3.5.
 
-    Token n is due at arrival + TTFT + (n - 1) TBT. A step's prompt chunk is the largest whose
-    predicted latency stays within the least slack of the decodes (dynamic chunking). Prompts go by
-    due time + `alpha` x remaining prompt time, between EDF (0) and shortest first (hybrid
-    prioritization); one that will miss its due time is relegated behind the others (eager
-    relegation); prompts, never decodes, make way for more urgent ones (selective preemption).
+    A step's prompt chunk is the largest whose predicted latency stays within the least slack of the
+    decodes (dynamic chunking). Prompts go by due time + `alpha` x remaining prompt time, between
+    EDF (0) and shortest first (hybrid prioritization); one that will miss its due time is relegated
+    behind the others (eager relegation); prompts, never decodes, make way for more urgent ones
+    (selective preemption).
+
+    The paper has token n due at arrival + TTFT + (n - 1) TBT: an early first token is spent on
+    longer steps, which loses promises where the mean time per token is judged, and a late one
+    leaves decodes that are late for ever and stop all prompts. So here token n is due (n - 1) TBT
+    after the first. On 4 replicas under M1 at 29/s that kept 97.3 % instead of 88.8 %, at 33.5/s
+    90.1 % instead of 81.1 %; an `alpha` of 4 instead of 1 another 1.1 points there.
     """
 
-    alpha: float = 1.0
+    alpha: float = 4.0
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """See `hfx.scheduler.StepPolicy.plan`."""
         now_s = snapshot.now_s
         decodes, prompts = parted(snapshot)
-        slack_s = min((_cumulative_due_s(live) - now_s for live in decodes), default=inf)
+        slack_s = min((_next_due_s(live) - now_s for live in decodes), default=inf)
 
         def rank(live: Live) -> tuple[float, ...]:
             work_s = self.prompt_s(live)
@@ -75,7 +81,7 @@ class ScorpioLike(_Priced):
     tight TPOT runs in every iteration, a looser one when its credits reach 1, of which each
     iteration gives it the ratio of the tightest TPOT to its own; a prompt starts only if the
     estimated TPOT of the batch, as large as its credits make it on average, stays within the
-    tightest TPOT.
+    tightest TPOT. It sets no chunk by promises: of 128 to 2048 tokens, 256 kept most on M1 and M2.
     """
 
     lengths: Lengths = field(default_factory=Lengths)
@@ -201,9 +207,12 @@ def _tpot_s(live: Live) -> float:
     return live.request.objective.tpot_s or inf
 
 
-def _cumulative_due_s(live: Live) -> float:
-    due_s = live.request.objective.token_due_s(live.arrival_s, live.output_tokens + 1)
-    return inf if due_s is None else due_s
+def _next_due_s(live: Live) -> float:
+    """When the next token is due: by its pace from the first on, or by a deadline alone."""
+    promise = live.request.objective
+    if promise.tpot_s is None:
+        return live.arrival_s + (promise.deadline_s or inf)
+    return _mean_due_s(live)
 
 
 def _mean_due_s(live: Live) -> float:

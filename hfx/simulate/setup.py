@@ -26,6 +26,7 @@ from .memory import Counted, Prefixes
 from .replica import Replica
 
 OWN_CHUNK = 2048  # tokens: the most in a step of policies that choose chunks themselves
+BEST_CHUNK = {"scorpio_like": 256}  # of those that don't, on the published traces
 MOST_RUNNING = 256
 
 
@@ -47,7 +48,7 @@ class PolicyName:
         if text in ("hfx", "hfx_reconstruction"):
             text = f"{'hfx' if text == 'hfx' else 'least_loaded'}+{text}"
         dispatch, plus, step = text.partition("+")
-        chunk = OWN_CHUNK
+        chunk = BEST_CHUNK.get(step, OWN_CHUNK)
         if step not in POLICIES:
             step, _, digits = step.rpartition("_")
             chunk = int(digits) if digits.isdecimal() else 0
