@@ -67,6 +67,13 @@ def parser() -> argparse.ArgumentParser:
         help="type of weights and activations; auto is bfloat16",
     )
     what.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
+    what.add_argument(
+        "--tensor-parallel-size",
+        type=int,
+        metavar="N",
+        default=1,
+        help="processes that compute the model together; default %(default)s",
+    )
     what.add_argument("--kernel-backend", metavar="NAME", help="kernels; default: the fastest")
     what.add_argument("--max-model-len", type=int, metavar="N", help="longest sequence, in tokens")
     what.add_argument(
@@ -170,6 +177,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         device=options.device,
         kernel_backend=options.kernel_backend,
         threads=options.threads,
+        tensor_parallel_size=options.tensor_parallel_size,
     )
 
 
