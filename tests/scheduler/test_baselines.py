@@ -93,7 +93,7 @@ def test_srpf_prefers_what_is_nearly_done() -> None:
 
 def test_qoserve_chunks_by_the_least_slack_of_decodes_and_relegates(cost: StepCost) -> None:
     # Token 2 is due 0.3 s after the first, at 0: 0.2 s from now, of which its step takes 11 ms.
-    running = [decodes("d", 1, ttft_s=0.2, tpot_s=0.3)]
+    running = [decodes("d", 1, ttft_s=0.2, tpot_s=0.3001)]
     lost = waits("lost", 300, ttft_s=0.2)
     kept = waits("kept", 400, 0.05, ttft_s=2.0)
     policy = QoServeLike(cost=cost, max_step_tokens=512, max_running=8)
