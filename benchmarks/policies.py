@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--only", action="append", metavar="MIX", help="groups of that mix alone")
     out.add_argument("--seeds", type=int, metavar="N", help="other than the suite's")
     out.add_argument("--requests", type=float, metavar="N", help="of a run at load 1")
+    out.add_argument("--alone", action="store_true", help="leave out what other benchmarks measure")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     return out
 
@@ -92,7 +93,8 @@ def _measure(options: argparse.Namespace, suite: Suite) -> None:
         found = policies_measure.measure(pool, suite, options.data)
     points = [policies_table.plain(one) for one in found.outcomes]
     record.rows = [*({"part": "point", **one} for one in points), *policies_measure.plain(found)]
-    record.summary = {**found.summary, **elsewhere(options.data)}
+    others = {} if options.alone else elsewhere(options.data and str(Path(options.data).resolve()))
+    record.summary = {**others, **found.summary}
     for line in report(found):
         print(line)
     path = options.plot or (options.json and options.json.with_suffix(".png"))

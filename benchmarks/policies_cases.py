@@ -25,13 +25,11 @@ OWN, CLAIRVOYANT, FLUID = "hfx", "clairvoyant", "fluid"
 SLOW_SPEED = 0.58  # of the other half of the mixed fleet
 
 CASE_FILES = ("policies_cases.py",)
-OWN_FILES = (  # of scheduler/: no baseline depends on them
+OWN_STEP_FILES = (  # of scheduler/, on which no baseline depends; nor on our dispatcher's
     "admission.py",
     "decodes.py",
     "demand.py",
     "dispatch.py",
-    "dispatch_fit.py",
-    "dispatch_roles.py",
     "draft.py",
     "queue.py",
     "room.py",
@@ -39,6 +37,7 @@ OWN_FILES = (  # of scheduler/: no baseline depends on them
     "step.py",
     "track.py",
 )
+SHARED_DISPATCH = ("fixed", "view", "names", "llumnix", "arrow")
 VIEW_FILES = ("cli.py", "options.py", "plots.py", "__main__.py")  # and report*.py, sweep*.py
 
 
@@ -170,10 +169,16 @@ def versions(root: Path) -> tuple[str, str]:
         if path.parent.name == "simulate" and _is_view(path.name):
             continue
         own.update(path.read_bytes())
-        if path.name not in OWN_FILES and "clairvoyant" not in path.name:
+        if not _is_own(path.name):
             baselines.update(path.read_bytes())
     return baselines.hexdigest()[:16], own.hexdigest()[:16]
 
 
+def _is_own(name: str) -> bool:
+    if name.startswith("dispatch_"):
+        return not any(word in name for word in SHARED_DISPATCH)
+    return name in OWN_STEP_FILES or "clairvoyant" in name
+
+
 def _is_view(name: str) -> bool:
-    return name in VIEW_FILES or name.startswith(("report", "sweep"))
+    return name in VIEW_FILES or name.startswith(("report", "sweep", "words", "looks", "output"))

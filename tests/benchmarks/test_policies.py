@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import policies, policies_plan, policies_pool
 from benchmarks.policies_cases import Case, versions
+from benchmarks.policies_elsewhere import elsewhere
 from benchmarks.policies_plan import QUICK, SUITES, Group, Suite
 from benchmarks.policies_pool import Pool
 from benchmarks.policies_rates import Search, rate_at
@@ -46,9 +47,8 @@ def test_a_tiny_suite_runs_from_end_to_end_and_resumes_from_what_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(SUITES, "quick", TINY)
-    monkeypatch.setattr(policies, "elsewhere", lambda data: {})
     out = tmp_path / "policies.json"
-    command = ["--json", str(out), "--processes", "1", "--quiet", "--data", ""]
+    command = ["--json", str(out), "--processes", "1", "--quiet", "--data", "", "--alone"]
     assert policies.main(command) == 0
     first, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert set(first["summary"]) == FROM_RUNS
@@ -128,6 +128,16 @@ def test_a_rate_beyond_what_was_measured_is_the_last_one_and_below_it_none() -> 
     assert rate_at({1.0: 0.99, 2.0: 0.95}, 0.9) == 2.0
     assert rate_at({1.0: 0.8, 2.0: 0.7}, 0.9) is None
     assert rate_at({1.0: 1.0, 2.0: 0.8}, 0.9) == pytest.approx(1.5)
+
+
+def test_figures_of_others_are_taken_by_name_and_what_fails_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = {"benchmarks.nothing": ("a",), "benchmarks.policies_rates": ("b",)}
+    assert elsewhere("", commands) == {}
+    told = capsys.readouterr().out
+    assert "benchmarks.nothing is not there: no a" in told
+    assert "benchmarks.policies_rates failed" in told  # it is no command, and writes nothing
 
 
 def test_intervals_hold_the_mean_and_shrink_to_it_where_all_agree() -> None:
