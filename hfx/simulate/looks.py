@@ -18,7 +18,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of a page: ink and grid, one for each policy, one for each state of a replica."""
+    """Colours of a page: ink and grid, one for each policy, one for each state, words on bars."""
 
     name: str
     ink: str
@@ -26,6 +26,7 @@ class Theme:
     grid: str
     policies: tuple[str, ...]
     states: Mapping[str, str]
+    on_bars: str
 
 
 LIGHT = Theme(
@@ -41,6 +42,7 @@ LIGHT = Theme(
         "starting": "#f3d98b",
         "draining": "#c9ccd3",
     },
+    "#ffffff",
 )
 DARK = Theme(
     "dark",
@@ -55,6 +57,7 @@ DARK = Theme(
         "starting": "#7d6a1e",
         "draining": "#4a505c",
     },
+    "#14171d",
 )
 
 

@@ -5,14 +5,14 @@ A figure is drawn for a light page or for a dark one. Shares are of all arrivals
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .looks import DASHES, LIGHT, Look, Palette, Theme, palette, save
-from .output import Group, classes, grouped
+from .output import Group, grouped
 from .scenario import Run
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 GOAL = 0.9
 MOST_TICKS = 8
+STATES = {"prefill": "ready, for prompts", "decode": "ready, for decoding"}
 UNITS = {"ttft_s": 1.0, "tpot_s": 1e3}  # of the axes of distributions: seconds, milliseconds
 
 
@@ -45,56 +46,104 @@ Limits = Sequence[Limit]
 
 
 def load_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits: Limits) -> Figure:
-    """Promises kept by all and by the worst class, against load; the range over seeds is shaded."""
-    figure, axes = _panels(1, 2, (10, 4.3))
+    """Promises kept by all and by the worst class, against load; the range over seeds is shaded.
+
+    At one load alone each policy has a bar.
+    """
+    height, draw_panel = _panel_of(groups, looks)
+    figure, axes = _panels(1, 2, (10, height), sharey=len(_loads(groups)) == 1)
     for axis, (key, title) in zip(
         axes[0], (("joint", "All requests"), ("worst_class", "Worst class")), strict=True
     ):
-        for policy, look in looks.items():
-            _curve(axis, [g for g in groups if g.policy == policy], key, look, theme)
-        axis.axhline(GOAL, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        axis.set(title=title, xlabel="arrivals (requests/s)", ylim=(0, 1.03))
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        _load_ticks(axis, groups)
-    axes[0][0].set_ylabel("promises kept (share of arrivals)")
+        draw_panel(axis, groups, key, looks, theme)
+        axis.set(title=title)
     for limit in limits:
         _limit(axes[0][0], limit, theme)
-    _legend(figure, axes[0][0], len(looks) + len(limits))
+    for axis in axes[0]:
+        _frame(axis, groups, "promises kept (share of arrivals)", 1.03, GOAL, theme)
+        (axis.xaxis if len(_loads(groups)) == 1 else axis.yaxis).set_major_formatter(
+            lambda value, _: f"{value:.0%}"
+        )
+    axes[0][1].set_ylabel("")
+    _legend(figure, axes[0][0])
     return figure
 
 
 def goodput_figure(groups: Sequence[Group], looks: Palette, theme: Theme, limits: Limits) -> Figure:
-    """Requests per second in time, against load; the diagonal is everything that arrives."""
-    figure, axes = _panels(1, 1, (10, 4.3))
-    axis = axes[0][0]
-    loads = [group.load_rps for group in groups]
-    for policy, look in looks.items():
-        _curve(axis, [g for g in groups if g.policy == policy], "goodput_rps", look, theme)
+    """Requests per second in time, against load; the faint line is everything that arrives."""
+    height, draw_panel = _panel_of(groups, looks)
+    figure, axes = _panels(1, 1, (10, height))
+    axis, loads = axes[0][0], _loads(groups)
+    draw_panel(axis, groups, "goodput_rps", looks, theme)
     for limit in limits:
         scaled = tuple((load, load * share) for load, share in limit.points)
         _limit(axis, Limit(limit.name, scaled, limit.dash), theme)
-    axis.plot([0, max(loads)], [0, max(loads)], color=theme.grid, linewidth=1.2, zorder=0)
-    axis.annotate(
-        "all arrivals",
-        (max(loads), max(loads)),
-        color=theme.faint,
-        fontsize=9,
-        ha="right",
-        va="bottom",
-    )
-    low = min(loads) * 0.9 if len(set(loads)) > 1 else 0
-    axis.set(xlabel="arrivals (requests/s)", ylabel="goodput (requests/s in time)")
-    axis.set(xlim=(low, max(loads) * 1.03), ylim=(0, max(loads) * 1.08))
-    _load_ticks(axis, groups)
-    _legend(figure, axis, len(looks) + len(limits))
+    everything = Limit("all arrivals", tuple((load, load) for load in loads), "-")
+    _limit(axis, everything, theme, theme.grid)
+    _frame(axis, groups, "goodput (requests/s in time)", max(loads) * 1.06, None, theme)
+    _legend(figure, axis)
     return figure
 
 
-def class_figure(groups: Sequence[Group], looks: Palette, theme: Theme) -> Figure:
+def _loads(groups: Sequence[Group]) -> list[float]:
+    return sorted({group.load_rps for group in groups})
+
+
+def _panel_of(groups: Sequence[Group], looks: Palette) -> tuple[float, Callable[..., None]]:
+    """How high a figure is, in inches, and how its panels are drawn."""
+    return (4.3, _curves) if len(_loads(groups)) > 1 else (1.5 + 0.42 * len(looks), _bars)
+
+
+def _curves(axis: Axes, groups: Sequence[Group], key: str, looks: Palette, theme: Theme) -> None:
+    for policy, look in looks.items():
+        _curve(axis, [group for group in groups if group.policy == policy], key, look, theme)
+
+
+def _bars(axis: Axes, groups: Sequence[Group], key: str, looks: Palette, theme: Theme) -> None:
+    names = list(looks)
+    values = {group.policy: group.figures[key] for group in groups}
+    colours = [looks[name].colour(theme) for name in names]
+    axis.barh(names, [values[name] for name in names], 0.68, color=colours)
+    form = "{:.2f}" if key == "goodput_rps" else "{:.1%}"
+    longest = max(max(values.values()), max(_loads(groups)) if key == "goodput_rps" else 1.0)
+    for n, name in enumerate(names):
+        fits = values[name] > longest / 4  # within its bar
+        axis.annotate(
+            form.format(values[name]),
+            (values[name], n),
+            xytext=(-5 if fits else 5, 0),
+            textcoords="offset points",
+            ha="right" if fits else "left",
+            va="center",
+            fontsize=9.5,
+            color=theme.on_bars if fits else theme.ink,
+        )
+    axis.grid(axis="y", visible=False)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _frame(
+    axis: Axes, groups: Sequence[Group], title: str, top: float, goal: float | None, theme: Theme
+) -> None:
+    """Axes of a figure against load; on its side where there is one load alone."""
+    loads, dash = _loads(groups), (0, (2, 3))
+    if len(loads) == 1:
+        axis.set(xlabel=title, xlim=(0, top))
+        if goal is not None:
+            axis.axvline(goal, color=theme.faint, linewidth=1, linestyle=dash, zorder=1)
+    else:
+        axis.set(xlabel="arrivals (requests/s)", ylabel=title, ylim=(0, top))
+        _load_ticks(axis, loads)
+        if goal is not None:
+            axis.axhline(goal, color=theme.faint, linewidth=1, linestyle=dash, zorder=1)
+
+
+def class_figure(
+    groups: Sequence[Group], looks: Palette, theme: Theme, names: Sequence[str]
+) -> Figure:
     """Promises kept by class at one load, a bar for each policy."""
     figure, axes = _panels(1, 1, (10, 3.9))
     axis = axes[0][0]
-    names = classes(groups[0].figures)
     labels = ["all", *names]
     keys = ["joint", *(f"attainment_{name}" for name in names)]
     width = 0.82 / len(groups)
@@ -109,7 +158,7 @@ def class_figure(groups: Sequence[Group], looks: Palette, theme: Theme) -> Figur
     axis.grid(axis="x", visible=False)
     axis.set(ylabel="promises kept", ylim=(0, 1.1), yticks=[0, 0.25, 0.5, 0.75, 1.0])
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _legend(figure, axis, len(groups))
+    _legend(figure, axis)
     return figure
 
 
@@ -120,7 +169,7 @@ def cdf_figure(
     targets: Mapping[str, tuple[float | None, float | None]],
 ) -> Figure:
     """How TTFT and TPOT are distributed at one load, by class; the class's target is a line."""
-    names = classes(groups[0].figures)
+    names = list(targets)
     figure, axes = _panels(2, len(names), (max(5.0, 2.9 * len(names) + 1), 5.6))
     for column, name in enumerate(names):
         for row, (key, title) in enumerate((("ttft_s", "TTFT (s)"), ("tpot_s", "TPOT (ms)"))):
@@ -139,7 +188,7 @@ def cdf_figure(
                 axis.set_title(name)
         axes[0][0].set_ylabel("share of arrivals")
         axes[1][0].set_ylabel("share of outputs")
-    _legend(figure, axes[0][0], len(groups))
+    _legend(figure, axes[0][0])
     return figure
 
 
@@ -162,9 +211,8 @@ def _cdf(axis: Axes, group: Group, name: str, key: str, look: Look, theme: Theme
         )
 
 
-def _load_ticks(axis: Axes, groups: Sequence[Group]) -> None:
+def _load_ticks(axis: Axes, loads: Sequence[float]) -> None:
     """The loads that were simulated, as far as they are few."""
-    loads = sorted({group.load_rps for group in groups})
     if len(loads) <= MOST_TICKS:
         axis.set_xticks(loads, [f"{load:.3g}" for load in loads])
 
@@ -189,7 +237,7 @@ def timeline_figure(group: Group, theme: Theme, horizon_s: float) -> Figure:
     axes[0][0].stackplot(
         time_s,
         *(seen["replicas"][state] for state in states),
-        labels=states,
+        labels=[STATES.get(state, state) for state in states],
         colors=[theme.states[state] for state in states],
         step="post",
         linewidth=0,
@@ -224,12 +272,17 @@ def timeline_figure(group: Group, theme: Theme, horizon_s: float) -> Figure:
 
 
 def _panels(
-    rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, axes
 
 
@@ -251,29 +304,30 @@ def _curve(axis: Axes, groups: Sequence[Group], key: str, look: Look, theme: The
         axis.fill_between(loads, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def _limit(axis: Axes, limit: Limit, theme: Theme) -> None:
-    points = sorted(limit.points)
-    marker = "_" if len(points) == 1 else None
-    axis.plot(
-        *zip(*points, strict=True),
-        color=theme.faint,
-        linestyle=limit.dash,
-        linewidth=1.5,
-        marker=marker,
-        markersize=14,
-        label=limit.name,
-        zorder=1.5,
-    )
+def _limit(axis: Axes, limit: Limit, theme: Theme, colour: str | None = None) -> None:
+    style: dict[str, Any] = {
+        "color": colour or theme.faint,
+        "linestyle": limit.dash,
+        "linewidth": 1.5,
+        "label": limit.name,
+        "zorder": 1.5 if colour is None else 0.5,
+    }
+    if len(limit.points) == 1:
+        axis.axvline(limit.points[0][1], **style)
+    else:
+        axis.plot(*zip(*sorted(limit.points), strict=True), **style)
 
 
-def _legend(figure: Figure, axis: Axes, entries: int) -> None:
+def _legend(figure: Figure, axis: Axes) -> None:
     """Above the panels, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        return
     figure.legend(
         handles,
         labels,
         loc="outside upper left",
-        ncols=min(entries, 4),
+        ncols=min(len(handles), 4),
         fontsize=9.5,
         handlelength=2.6,
         columnspacing=1.6,

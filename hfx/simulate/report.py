@@ -109,29 +109,35 @@ def _pictures(
     scenario: Scenario, groups: Sequence[Group], at: Sequence[Group], limits: Sequence[Limit]
 ) -> Iterator[Picture]:
     looks = palette([group.policy for group in groups])
+    promised = targets(scenario)
+    names = [name for name in promised if f"attainment_{name}" in at[0].figures]
     load = f"{at[0].load_rps:.3g} requests/s"
     seeds = len(at[0].runs)
     shade = " The shaded range is that of the seeds." if seeds > 1 else ""
+    many = len({group.load_rps for group in groups}) > 1
+    bend = (
+        "Where a line leaves that of all arrivals, promises begin to be broken; where it falls, "
+        "more load means less service."
+    )
     limit = f" {LIMIT_WORDS}" if limits else ""
     yield Picture(
         "attainment",
-        "Promises kept against load",
+        "Promises kept against load" if many else "Promises kept",
         "Share of all requests that arrived, and of the class that fared worst, whose every target "
         f"was met. The dashed line is {GOAL:.0%}.{limit}{shade}",
         lambda theme: load_figure(groups, looks, theme, limits),
     )
     yield Picture(
         "goodput",
-        "Goodput against load",
-        "Requests per second whose promise was kept. Where a line leaves the diagonal, promises "
-        f"begin to be broken; where it falls, more load means less service.{limit}",
+        "Goodput against load" if many else "Goodput",
+        f"Requests per second whose promise was kept. {bend if many else ''}{limit}",
         lambda theme: goodput_figure(groups, looks, theme, limits),
     )
     yield Picture(
         "classes",
         f"Who is served well at {load}",
         "Percent of each class's requests whose promise was kept.",
-        lambda theme: class_figure(at, looks, theme),
+        lambda theme: class_figure(at, looks, theme, names),
     )
     yield Picture(
         "latency",
@@ -139,7 +145,7 @@ def _pictures(
         "Distribution of the time to the first token and of the mean time per token after it, by "
         "class. The dotted line is the class's target. A line that ends below 100% belongs to "
         "requests that never got a first token.",
-        lambda theme: cdf_figure(at, looks, theme, targets(scenario)),
+        lambda theme: cdf_figure(at, looks, theme, {name: promised[name] for name in names}),
     )
     for n, group in enumerate(at[:TIMELINES]):
         yield Picture(

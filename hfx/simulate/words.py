@@ -49,9 +49,12 @@ def described(scenario: Scenario, groups: Sequence[Group]) -> Described:
     """The words at the top of a report."""
     name = scenario.trace.name if scenario.trace is not None else scenario.workload
     profiles = " and ".join(scenario.profiles)
-    plural = "" if scenario.replicas == 1 else "s"
+    count = f"{scenario.replicas}"
+    if scenario.scaler is not None:
+        count = f"{scenario.least} to {scenario.most}"
+    plural = "" if count == "1" else "s"
     return Described(
-        f"{name} on {scenario.replicas} replica{plural} of {profiles}",
+        f"{name} on {count} replica{plural} of {profiles}",
         _traffic(scenario, groups),
         _fleet(scenario),
         tuple(_classes(scenario)),
@@ -75,7 +78,8 @@ def _traffic(scenario: Scenario, groups: Sequence[Group]) -> str:
         source = "statistics" if scenario.data is None else "rows"
         words += f"; their lengths come from the {source} of published traces"
     words += f". Load: {span} requests per second, up to {requests:,.0f} requests a run, "
-    words += f"{seeds} run{'' if seeds == 1 else 's'} with different random seeds for each point."
+    words += "one run" if seeds == 1 else f"{seeds} runs with different random seeds"
+    words += " for each point."
     if scenario.slo_scale != 1:
         words += f" Every target is multiplied by {scenario.slo_scale:g}."
     return words
@@ -97,8 +101,9 @@ def _fleet(scenario: Scenario) -> str:
         words += f" {scenario.prefill_replicas} of them serve prompts alone, the others decode;"
         words += f" keys and values move over links of {scenario.link_gbps:g} Gbit/s."
     if scenario.scaler is not None:
-        words += f" The scaler {scenario.scaler} keeps between {scenario.least} and "
-        words += f"{scenario.most}; a start takes {scenario.cold_start_s:g} s."
+        words += " That is how it begins: then the scaler "
+        words += f"{scenario.scaler} keeps between {scenario.least} and {scenario.most}; a start "
+        words += f"takes {scenario.cold_start_s:g} s."
     if scenario.cost_error != 1:
         words += f" Policies start out believing {scenario.cost_error:g} times the true prices."
     if scenario.hints is not None:
