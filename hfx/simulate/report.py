@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 LIMIT_LINES: Mapping[str, tuple[str, Any]] = {
-    "feasible_alone": ("limit: feasible alone", (0, (1, 1.6))),
+    "feasible_alone": ("limit: feasible alone", (0, (5, 1.5, 1, 1.5))),
     "fluid": ("limit: fluid", (0, (4, 2))),
     "clairvoyant": ("hfx, clairvoyant", "-"),
 }

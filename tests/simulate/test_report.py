@@ -143,7 +143,7 @@ def test_what_was_simulated_is_said_in_words() -> None:
 
     words = described(scenario, grouped([run]))
 
-    assert words.title == "M3 on 4 replicas of h100-llama3.1-8b and a100-llama3-8b"
+    assert words.title == "M3 on 1 to 16 replicas of h100-llama3.1-8b and a100-llama3-8b"
     assert "coefficient of variation of 2.5" in words.traffic
     assert "multiplied by 0.5" in words.traffic
     for part in (
