@@ -384,6 +384,7 @@ class Fleet:
         for member in surplus:
             await self._until(partial(_is_empty, member), timeout_s)
             self._roster.remove(member)
+        await self._until(lambda: len(self._roster.members) <= replicas, timeout_s)
 
     # Requests
 

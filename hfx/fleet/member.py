@@ -52,6 +52,7 @@ class Life:
     started_s: float
     handle: Handle | None = None
     heard_s: float = 0.0
+    is_known: bool = False  # it has said hello
     ready_s: float | None = None
     ready: Ready | None = None
     beat: Beat | None = None
@@ -135,7 +136,7 @@ def overdue(life: Life, now_s: float, lease_s: float, step_s: float) -> str | No
     news that it claims to have sent, and by orders that it claims not to have had.
     """
     silent_s = now_s - life.heard_s
-    if life.heard_s == life.started_s:
+    if not life.is_known:
         return "it has not said hello" if silent_s > HELLO_S else None
     patience_s = lease_s * (1.0 if life.ready_s is not None else LOADING_LEASES)
     if silent_s > patience_s:

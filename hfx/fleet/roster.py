@@ -316,9 +316,10 @@ class Roster:
             return
         life, now_s = member.life, self._clock.now_s()
         if isinstance(message, Hello):
-            self._greet(member, life, message, now_s)
+            if not life.is_known:
+                self._greet(member, life, message, now_s)
             return
-        if life.heard_s == life.started_s:
+        if not life.is_known:
             return  # it has not introduced itself
         life.heard_s = now_s
         if isinstance(message, News):
@@ -326,7 +327,7 @@ class Roster:
                 self._hear(member, life, news)
         elif isinstance(message, Beat):
             self._beat(member, life, message, now_s)
-        elif isinstance(message, Ready):
+        elif isinstance(message, Ready) and life.ready is None:
             self._ready(member, life, message, now_s)
         elif isinstance(message, Loading):
             member.loading = message.phase
@@ -334,7 +335,7 @@ class Roster:
             life.failure, life.is_mendable = message.reason, message.is_mendable
             self._audience.on_failed(member, message.reason, message.is_mendable)
         else:
-            assert isinstance(message, Bye)
+            assert isinstance(message, Bye | Ready)
 
     def _misunderstood(self, sender: bytes, member: Member | None, reason: str) -> None:
         logger.error("%s: %s", sender.decode(errors="replace"), reason)
@@ -348,7 +349,7 @@ class Roster:
         if hello.token != life.token or hello.replica != member.id:
             logger.error("a process that is not replica %d speaks for it: not heard", member.id)
             return
-        life.heard_s = now_s
+        life.heard_s, life.is_known = now_s, True
         member.phase = "loading"
         is_here = hello.host == self._host
         self._send(

@@ -75,6 +75,7 @@ async def running(
     builder: str | None = None,
     env: Callable[[int], dict[str, str]] = lambda _: {},
     engine: EngineConfig = EMULATED,
+    engine_of: Callable[[int], EngineConfig] | None = None,
     launcher: Launcher | None = None,
     **config: Any,
 ) -> AsyncIterator[Fleet]:
@@ -83,7 +84,7 @@ async def running(
     def spec_of(replica_id: int) -> ReplicaSpec:
         spec = ReplicaSpec(
             replica_id=replica_id,
-            engine=engine,
+            engine=engine_of(replica_id) if engine_of else engine,
             env={"PYTHONPATH": str(ROOT)} | env(replica_id),
             log_level="error",
         )
@@ -92,13 +93,12 @@ async def running(
     # A lease that a busy machine does not break by itself.
     settings = FleetConfig(replicas=replicas, **{"lease_s": 5.0, **config})
     fleet = await Fleet.launch(settings, engine, spec_of=spec_of, launcher=launcher)
-    pids = []
+    pids: list[int | None] = []
     try:
         await until(lambda: fleet.phases() == {"ready": replicas})
         yield fleet
     finally:
         pids = [m.life.handle.pid for m in fleet.members if m.life and m.life.handle]
-        await asyncio.to_thread(lambda: None)
         fleet.close()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
