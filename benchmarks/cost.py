@@ -22,7 +22,7 @@ from hfx.cost.presets.make import LLAMA_8B, a100_steps, with_engine, within_memo
 from hfx.request import Mix
 
 from .cost_live import measure_live
-from .cost_replay import measured, replay
+from .fidelity_replay import errors, measured, replayed
 from .record import parser, print_rows
 
 SEED = 0
@@ -124,21 +124,18 @@ def few_points(data: Path, record: Record) -> None:
     record.summary["few_points_mape"] = worst
 
 
-def replayed(data: Path, record: Record) -> None:
+def replay(data: Path, record: Record) -> None:
     """The measured vLLM run, by the fit of its device's kernels with and without the engine."""
-    run = data / "engine_RTXPRO6000_Llama-3.1-8B.csv.gz"
+    run = measured(data)
     kernels = within_memory(rtx_steps(data), 600_000)
     for what, steps in (("kernels alone", kernels), ("with engine", with_engine(kernels))):
-        requests, actual = measured(run)
-        outcome = replay(requests, fit(steps, key=KEY))
-        for name in ("tpot", "makespan", "ttft"):
-            predicted, real = getattr(outcome, f"{name}_s"), getattr(actual, f"{name}_s")
-            error = abs(predicted / real - 1)
-            record.rows.append(
-                {"what": f"replay, {what}", "metric": name, "s": predicted, "measured_s": real}
-                | {"error": error}
-            )
-            record.summary[f"replay_{name}_error"] = error  # the last one, with engine, stays
+        found = errors(run, replayed(run, fit(steps, key=KEY)))
+        record.rows += [
+            {"what": f"replay, {what}", "metric": name, "error": abs(error)}
+            for name, error in found.items()
+        ]
+    # Those of the last one, with the engine.
+    record.summary |= {f"replay_{n}_error": abs(found[n]) for n in ("tpot", "makespan", "ttft")}
 
 
 def speed(record: Record, quick: bool) -> None:
@@ -171,7 +168,7 @@ def main() -> None:
     options = options_parser.parse_args()
     record = Record("cost")
     data, missing = data_folder(options)
-    for part in (held_out, products, few_points, replayed):
+    for part in (held_out, products, few_points, replay):
         if missing:
             record.rows.append({"what": part.__name__, "skipped": missing})
             print(f"skipped {part.__name__}: {missing}")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from hfx.cost import StepCost
+from hfx.request import Mix
 
 from .batch import Sampled, StepBatch, StepOutput
 from .delta import TokenLogprob
@@ -48,7 +49,7 @@ class EmulatedExecutor:
     def execute(self, batch: StepBatch) -> StepOutput:
         """See `Executor.execute`; the answer is there when the device would have it."""
         took_s = self._cost.step_s(batch.mix).mean_s
-        ends_s = self._begins_s(self._now_s(), took_s) + took_s
+        ends_s = self._begins_s(batch.mix, took_s) + took_s
         sampled = [self._choose(draw) for draw in batch.draws]
         self._wait(max(0.0, ends_s - self._now_s()))
         self._woke_s = max(self._now_s(), ends_s)
@@ -56,11 +57,13 @@ class EmulatedExecutor:
         self.late_s += self._woke_s - ends_s
         return StepOutput(sampled)
 
-    def _begins_s(self, now_s: float, took_s: float) -> float:
-        """When the device gets to work: earlier than now by what its host was woken too late."""
-        late_s = self._woke_s - self._ended_s
-        follows = now_s - self._woke_s < took_s  # otherwise the host had nothing to do meanwhile
-        return now_s - min(late_s, took_s) if follows else now_s
+    def _begins_s(self, mix: Mix, took_s: float) -> float:
+        """When the device gets to work: earlier than now by what its host was woken too late.
+
+        Not where nobody decodes: then the host may have had nothing to do meanwhile.
+        """
+        late_s = self._woke_s - self._ended_s if mix.decodes else 0.0
+        return self._now_s() - min(late_s, took_s)
 
     def _choose(self, draw: Draw) -> Sampled:
         at = draw.index % len(self._sampled)

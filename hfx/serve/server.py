@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from hfx.config import HttpConfig, ServeConfig
+from hfx.cost import named
 from hfx.engine import AsyncEngine
 from hfx.engine.service import Service
 from hfx.engine.threads import let_idle_threads_sleep
@@ -23,7 +24,7 @@ from hfx.engine.threads import let_idle_threads_sleep
 from .app import application
 from .convert import Served
 from .cost_metrics import CostMetrics
-from .device_metrics import CompilationMetrics, emulation_metric
+from .device_metrics import CompilationMetrics, HostMetrics, emulation_metric
 from .metrics import EngineMetrics, HttpMetrics
 from .middleware import KNOWN_PATHS
 from .prompts import Prompts
@@ -181,9 +182,7 @@ class Life:
             from hfx.fleet import Fleet
 
             return await Fleet.launch(config.fleet, config.engine, progress=self._progress)
-        return await in_thread(
-            lambda: AsyncEngine.launch(config.engine, progress=self._progress)
-        )
+        return await in_thread(lambda: AsyncEngine.launch(config.engine, progress=self._progress))
 
     @property
     def _named(self) -> str:
@@ -246,6 +245,10 @@ def _model(site: Site, config: ServeConfig, engine: Service) -> Model:
         _show_replicas(site, engine, names[0])
     if site.emulated is not None:
         emulation_metric(site.metrics.registry, model_name=names[0], profile=site.emulated)
+    if site.emulated is not None and not config.fleet.has_processes:
+        engine.add_observer(  # steps of several replicas don't follow one another
+            HostMetrics(site.metrics.registry, model_name=names[0], cost=named(site.emulated))
+        )
     if engine.cost is not None:
         engine.add_observer(
             CostMetrics(site.metrics.registry, model_name=names[0], cost=engine.cost)

@@ -79,13 +79,13 @@ def test_what_its_host_overslept_is_no_step_s_time_and_does_not_add_up(cost: Ste
 
 def test_a_device_that_was_idle_owes_nothing(cost: StepCost) -> None:
     bed = Bed(0.005)
-    device, took_s = bed.device(cost), cost.step_s(EIGHT_DECODES).mean_s
+    device, prompt = bed.device(cost), Mix.one(500, 0)
 
     device.execute(batch())
-    bed.now = begins = 20.0  # nobody asked for anything
-    device.execute(batch())
+    begins = bed.now  # all are done; then somebody comes
+    device.execute(batch(prompt))
 
-    assert bed.now == pytest.approx(begins + took_s)
+    assert bed.now == pytest.approx(begins + cost.step_s(prompt).mean_s)
 
 
 def test_a_step_is_never_shortened_to_less_than_nothing(cost: StepCost) -> None:

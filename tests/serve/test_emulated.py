@@ -90,6 +90,15 @@ def test_it_is_named_wherever_the_server_speaks(emulated: Any) -> None:
     assert ask(emulated, max_tokens=2).json()["system_fingerprint"].endswith(f"emulated-{PROFILE}")
 
 
+def test_the_time_that_a_device_waits_for_its_host_is_measured(emulated: Any) -> None:
+    before = emulated.metric("emulated_host_seconds_count")
+
+    assert ask(emulated, max_tokens=20).status_code == 200
+
+    # The step of the prompt, and 19 of decodes of which the last is followed by none.
+    assert emulated.metric("emulated_host_seconds_count") == before + 19
+
+
 def test_a_server_of_a_real_device_says_nothing_of_it(server: Any) -> None:
     said = [server.get(path).text for path in ("/version", "/v1/models", "/metrics")]
 
