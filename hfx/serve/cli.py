@@ -17,6 +17,7 @@ examples:
   python -m hfx.serve ./Qwen3-0.6B --port 8001          a Hugging Face folder
   python -m hfx.serve model.gguf --max-model-len 4096   a GGUF file
   python -m hfx.serve --config serve.yaml --log-level debug
+  python -m hfx.serve --device emulated:a100-llama3-8b  the speed of a device that isn't here
   HFX_API_KEY=secret python -m hfx.serve --host 0.0.0.0
   python -m hfx.serve --tiers '{chat: {ttft_ms: 500, tpot_ms: 50}, batch: {deadline_ms: 60000}}'
 
