@@ -80,13 +80,14 @@ def _start(
     max_step_tokens: int,
     max_running: int,
 ) -> None:
-    owed = fill.owed(running)
+    owed: int | None = None
     room = max_running - len(running)
     for live in waiting:
         left = max_step_tokens - fill.granted_tokens
         if room < 1 or left < 1:
             return
         snapshot.refresh(live)
+        owed = fill.owed(running) if owed is None else owed
         if not fill.start(live, min(live.wanted_tokens, left), owed):
             return
         room -= 1

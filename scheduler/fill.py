@@ -85,7 +85,13 @@ class Fill:
 
     def owed(self, lives: Sequence[Live]) -> int:
         """Blocks for known tokens of running requests that this step doesn't compute."""
-        return sum(self._owed(live) for live in lives if live.request.id not in self.preempted)
+        blocks, granted, gone, to_hold = 0, self.tokens, self.preempted, self._blocks.to_hold
+        for live in lives:
+            take = granted.get(live.request.id, 0)
+            if live.known_tokens - live.cached_tokens > take and live.request.id not in gone:
+                holds = max(live.held_blocks, to_hold(live.cached_tokens + take))
+                blocks += to_hold(live.known_tokens) - holds
+        return blocks
 
     @property
     def survivors(self) -> list[Live]:
@@ -121,9 +127,6 @@ class Fill:
         self.tokens[live.request.id] = take
         self.granted_tokens += take
         self.free -= need
-
-    def _owed(self, live: Live) -> int:
-        return self._blocks.to_hold(live.known_tokens) - self._holds(live)
 
     def _holds(self, live: Live) -> int:
         """Blocks that a request holds after this step, as far as it is planned."""

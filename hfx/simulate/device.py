@@ -5,6 +5,8 @@ Seconds, tokens. Steps of decodes that follow each other are priced at once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from hfx.request import Mix
 MEAN_TO_SIGMA = 1.2533  # of a normal distribution: its deviation over its mean absolute value
 
 Array = NDArray[np.float64]
+COUNT = np.arange(1 << 10, dtype=np.int64)
 
 
 class Device:
@@ -51,7 +54,6 @@ class Device:
             for name in ("decode", "mixed")
         )
         decode = model.decode
-        self._knots = np.asarray(decode.knots_tokens)
         self._slopes = (
             *(
                 (decode.curve_s[i + 1] - decode.curve_s[i])
@@ -78,30 +80,36 @@ class Device:
         The same numbers to the last bit as one `step_s` after the other. Without noise only.
         """
         assert not self.noise, "noise is drawn step by step"
-        n = np.arange(steps, dtype=np.int64)
-        context_n = context + decodes * n
-        squares_n = squares + n * (2 * context) + decodes * (n * n)
+        n = COUNT[:steps] if steps <= len(COUNT) else np.arange(steps, dtype=np.int64)
+        took_s = self._decodes_s(decodes, context + decodes * n, context, squares, n)
         ends_s = np.empty(steps + 1)
         ends_s[0] = now_s
-        ends_s[1:] = self._decodes_s(decodes, context_n, squares_n) * self.slowdown + self.host_s
+        ends_s[1:] = took_s * self.slowdown + self.host_s
         return np.add.accumulate(ends_s)[1:]  # in order, as a loop would add
 
     def _decodes_s(
-        self, decodes: int, context: NDArray[np.int64], squares: NDArray[np.int64]
+        self,
+        decodes: int,
+        context_n: NDArray[np.int64],
+        context: int,
+        squares: int,
+        n: NDArray[np.int64],
     ) -> Array:
-        """`Regime`'s form for many contexts, operation for operation."""
+        """`Regime`'s form for many contexts, operation for operation, but for what adds 0."""
         regime = self.model.decode
-        i = int(np.searchsorted(self._knots, decodes, side="right")) - 1
-        attention = np.zeros(len(context))
+        attention: Array | float = 0.0
         root: Array | None = None
         for piece in regime.pieces:
-            value = piece.fixed_s + piece.per_decode_context_token_s * context
-            value = value + piece.per_decode_times_context_token_s * (decodes * context)
+            value = piece.fixed_s + piece.per_decode_context_token_s * context_n
+            if piece.per_decode_times_context_token_s:
+                value += piece.per_decode_times_context_token_s * (decodes * context_n)
             if piece.per_root_of_context_squares_s:
-                root = np.sqrt(squares) if root is None else root
-                value = value + piece.per_root_of_context_squares_s * root
-            np.maximum(attention, value, out=attention)
+                if root is None:
+                    root = np.sqrt(squares + n * (2 * context) + decodes * (n * n))
+                value += piece.per_root_of_context_squares_s * root
+            attention = np.maximum(attention, value)
+        i = bisect_right(regime.knots_tokens, decodes) - 1
         rise = self._slopes[i] * (decodes - regime.knots_tokens[i])
         fixed_s = regime.per_decode_s * decodes + (regime.curve_s[i] + rise)
         total: Array = (fixed_s + attention) * self.model.factors.decode_mean
-        return total
+        return total if regime.pieces else np.full(len(n), total)
