@@ -55,7 +55,7 @@ class TokenVelocity:
         ValueError: a number is not above 0.
     """
 
-    def __init__(self, headroom: float = 1.2, window_s: float = 10.0, calm_s: float = 60.0) -> None:
+    def __init__(self, headroom: float = 1.5, window_s: float = 10.0, calm_s: float = 60.0) -> None:
         if not (headroom > 0 and window_s > 0 and calm_s > 0):
             raise ValueError(
                 f"headroom {headroom}, window_s {window_s}, calm_s {calm_s}: each must be above 0"

@@ -14,6 +14,7 @@ PLANNING = (
     "hfx.cost",
     "hfx.cache",
     "hfx.scheduler",
+    "hfx.scaler",
     "hfx.engine",
     "hfx.engine.engine",
     "hfx.engine.async_engine",
