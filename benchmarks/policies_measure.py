@@ -16,7 +16,7 @@ PROTOTYPE = (
     "A 60-line simulator with the traces' rows keeps 0.912 and 0.916 (seeds 7 and 8, 200 s) with "
     "least_loaded+fcfs_2048 at 28/s, and 0.615 and 0.635 with round_robin+fcfs_512. On the same "
     "requests this simulator keeps 0.883 and 0.888, 0.637 and 0.649; with the other's prices in "
-    "place of the profile's 0.909 and 0.917, 0.616 and 0.635. So queues and steps agree, and prices "
+    "place of the profile's 0.909 and 0.917, 0.616 and 0.635. Queues and steps agree, then; prices "
     "differ: decode steps are 3 to 4 % longer by the profile and steps of 1,024 tokens 7 %, which "
     "agents at 30 ms feel (0.32 kept, not 0.49). Published statistics in place of rows: 0.897 "
     "and 0.918, 0.707 and 0.794; round robin is on the brink of collapse there, so that 2 % fewer "
