@@ -281,9 +281,6 @@ class Roster:
             return
         if life.ready_s is not None and member.backoff.is_well(now_s - life.ready_s):
             logger.warning("replica %d is well again", member.id)
-        ack = life.ack(now_s)
-        if ack is not None:
-            self._send(member, ack)
 
     @property
     def _snapshot_s(self) -> float:
@@ -370,7 +367,7 @@ class Roster:
             life.behind_s = None
         if news.state is not None:
             life.state = news.state
-        ack = life.ack(life.heard_s)
+        ack = life.ack()
         if ack is not None:
             self._send(member, ack)
         self._audience.on_news(member, news)
@@ -382,7 +379,9 @@ class Roster:
             life.behind_s = None
         elif life.behind_s is None:
             life.behind_s = now_s
-        self._hub.send(member.to("beat"), Pong(life.epoch))
+        if now_s - life.answered_s > self.lease_s:
+            life.answered_s = now_s
+            self._hub.send(member.to("beat"), Pong(life.epoch))
 
 
 def counts(members: Mapping[int, Member]) -> dict[str, int]:
