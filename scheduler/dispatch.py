@@ -162,7 +162,8 @@ class SlackDispatcher:
         urgent = late = None
         pace_s = 0.0 if fit.view.link is not None else self._pace_s(fit.view.id)
         for waiting in self.queue.promised[:LOOKED_AT]:
-            if fit.ahead_s(waiting.due_s) >= window_s or not self._holds(fit, waiting):
+            ahead_s = fit.ahead_s(waiting.due_s)
+            if (ahead_s and ahead_s >= window_s) or not self._holds(fit, waiting):
                 continue
             is_tighter = waiting.tpot_s < pace_s
             if is_tighter and (urgent is not None or not _is_urgent(waiting, now_s)):
@@ -175,7 +176,7 @@ class SlackDispatcher:
                 urgent = waiting
             elif late is None and not is_tighter:
                 late = waiting
-        is_idle = fit.work_s < IDLE_S
+        is_idle = fit.work_s < IDLE_S and window_s > 0
         if is_idle and (urgent or late) is not None:
             return urgent or late
         return self._next_spare(fit, window_s)

@@ -22,8 +22,9 @@ from .prices import fixed_s, prompt_s
 LEAST_SHARE = 0.05  # of the time that prompts get, whatever decodes need
 MOST_SHARE = 0.9
 SUSTAINED = 0.95  # of TPOT: as long may steps be on average
+LOST_S = 0.2  # of work: a late prompt that has more left holds nobody up
 STEP_TOKENS = 2048  # of the longest step that prompts are bound for
-LEAST_WINDOW = 0.5  # times a step of decodes: prompt work that may wait at a replica in any case
+FIRST = Mix.one(64, 0)  # a prompt's first tokens: with them a step of streams becomes a mixed one
 CALIBRATION_TOKENS = 1024  # of the prompt by which replicas are compared
 
 
@@ -42,10 +43,11 @@ def tpot_s(live: Live) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What one replica's prices come down to: a step's fixed cost, the prompts of the longest step,
-    and a prompt by which replicas are compared."""
+    """What one replica's prices come down to: a step's fixed cost, what a prompt's first tokens add,
+    the prompts of the longest step, and a prompt by which replicas are compared."""
 
     fixed_s: float
+    first_s: float
     step_work_s: float
     prompt_s: float
 
@@ -53,15 +55,15 @@ class Speed:
     def of(cls, view: ReplicaView) -> Speed:
         """By its cost model as it is now."""
         cost = view.cost
-        return cls(
-            fixed_s(cost), prompt_s(cost, STEP_TOKENS, 0), prompt_s(cost, CALIBRATION_TOKENS, 0)
-        )
+        tokens = FIRST.prefill_tokens, STEP_TOKENS, CALIBRATION_TOKENS
+        return cls(fixed_s(cost), *(prompt_s(cost, count, 0) for count in tokens))
 
 
 @dataclass(slots=True)
 class Fit:
     """`prompts` are (due, work) of what is bound and not computed, `work_s` their sum; `slack_s` is
-    how long all of its streams can do without a step."""
+    how long all of its streams can do without a step. `base_s` is a step of its streams alone,
+    `mixed_s` what they cost in a step with prompts, where each may cost more."""
 
     view: ReplicaView
     speed: Speed
@@ -71,6 +73,7 @@ class Fit:
     tightest_s: float = inf
     slack_s: float = inf
     base_s: float = 0.0
+    mixed_s: float = 0.0
     prompts: list[tuple[float, float]] = field(default_factory=list)
     work_s: float = 0.0
     blocks: int = 0
@@ -102,8 +105,16 @@ class Fit:
             fit.add(live)
         for live in view.incoming:
             fit.join(live)
-        fit.base_s = fit.step_s()
+        fit.price()
         return fit
+
+    def price(self) -> None:
+        """Price steps of the streams that there are."""
+        self.base_s = self.mixed_s = self.step_s()
+        if self.decodes:
+            beside = Mix(self.decodes, self.context_tokens)
+            first_s = self.view.cost.step_s(beside + FIRST).mean_s
+            self.mixed_s = max(self.base_s, first_s - self.speed.first_s)
 
     def step_s(self, more: int = 0, context_tokens: int = 0) -> float:
         """A step of its decodes alone, and of some more."""
@@ -113,9 +124,16 @@ class Fit:
         return self.view.cost.step_s(Mix(decodes, self.context_tokens + context_tokens)).mean_s
 
     def add(self, live: Live) -> None:
-        """Count a prompt that is bound."""
+        """Count a prompt that is bound.
+
+        One that is late still counts as long as it is small: its replica is behind. What is left of
+        a large one is spare work that waits for others.
+        """
         work_s = prompt_s(self.view.cost, live.wanted_tokens, live.cached_tokens)
-        insort(self.prompts, (due_s(live), work_s))
+        due = due_s(live)
+        if due < self.start_s and not live.output_tokens and work_s > LOST_S:
+            due = inf
+        insort(self.prompts, (due, work_s))
         self.work_s += work_s
         size = self.view.block_tokens
         self.blocks -= max(0, -(-live.known_tokens // size) - live.held_blocks)
@@ -133,8 +151,8 @@ class Fit:
     def share(self, tpot: float = inf) -> float:
         """Of its time, what prompts get beside its decodes, and one more of that pace."""
         pace_s = SUSTAINED * min(self.tightest_s, tpot)
-        step_s = min(pace_s, self.base_s + self.speed.step_work_s)
-        return min(MOST_SHARE, max(LEAST_SHARE, 1 - self.base_s / step_s))
+        step_s = min(pace_s, self.mixed_s + self.speed.step_work_s)
+        return min(MOST_SHARE, max(LEAST_SHARE, 1 - self.mixed_s / step_s))
 
     def free_s(self) -> float:
         """How long its streams can do without a step, as far as that may be spent."""
@@ -146,33 +164,28 @@ class Fit:
         if self.tightest_s == inf:
             return most_s
         step_s = max(self.free_s(), SUSTAINED * self.tightest_s)
-        return min(most_s, max(LEAST_WINDOW * self.base_s, step_s - self.base_s))
+        return min(most_s, max(0.0, step_s - self.mixed_s))
 
     def laxity_s(self, due: float, work_s: float, tpot: float) -> float:
-        """The least time to spare at any due time with one more prompt; below 0 it doesn't fit.
-
-        What is late already is spare work, and waits.
-        """
+        """The least time to spare with one more prompt, of its own and of those that are due later
+        and would be in time without it; below 0 it doesn't fit."""
         share, free_s = self.share(tpot), self.free_s()
-        first_s = self.start_s + self.base_s
-        total_s, least_s, is_new = 0.0, inf, True
+        first_s = self.start_s + self.mixed_s
+        before_s = self.ahead_s(due)
+        least_s = due - first_s - _taking_s(before_s + work_s, share, free_s)
         for at_s, each_s in self.prompts:
-            if is_new and at_s > due:
-                total_s += work_s
-                least_s = min(least_s, due - first_s - _taking_s(total_s, share, free_s))
-                is_new = False
-            total_s += each_s
-            if first_s < at_s < inf:
-                least_s = min(least_s, at_s - first_s - _taking_s(total_s, share, free_s))
-        if is_new:
-            total_s += work_s
-            least_s = min(least_s, due - first_s - _taking_s(total_s, share, free_s))
+            if not due < at_s < inf:
+                continue
+            before_s += each_s
+            left_s = at_s - first_s
+            if _taking_s(before_s, share, free_s) <= left_s:
+                least_s = min(least_s, left_s - _taking_s(before_s + work_s, share, free_s))
         return least_s
 
     def done_s(self, due: float, work_s: float, tpot: float) -> float:
         """When a prompt of that work would be done, behind those that are due before it."""
         work_s += self.ahead_s(due)
-        return self.start_s + self.base_s + _taking_s(work_s, self.share(tpot), self.free_s())
+        return self.start_s + self.mixed_s + _taking_s(work_s, self.share(tpot), self.free_s())
 
 
 def _taking_s(work_s: float, share: float, free_s: float) -> float:

@@ -45,7 +45,7 @@ class Moves:
             if target is not None:
                 self._sent[id] = now_s
                 target.join(live)
-                target.base_s = target.step_s()
+                target.price()
                 decisions.append(Migrate(id, view.id, target.view.id, live.output_tokens > 1))
         return decisions
 

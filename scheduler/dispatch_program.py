@@ -52,8 +52,13 @@ class Shares:
     growth: float
 
 
-def ways(cost: CostModel, tiers: Sequence[float], context_tokens: int) -> list[Way]:
-    """Every way of running a replica, without those for prompts only."""
+def ways(
+    cost: CostModel, tiers: Sequence[float], context_tokens: int, history_tokens: int
+) -> list[Way]:
+    """Every way of running a replica, without those for prompts only.
+
+    Streams have that context and prompts that history, on average over their tokens.
+    """
     found = []
     for tier_s in tiers:
         for length in LENGTHS:
@@ -62,9 +67,9 @@ def ways(cost: CostModel, tiers: Sequence[float], context_tokens: int) -> list[W
             for count in sorted({int(fill * most) for fill in FILLS} - {0}):
                 beside = Mix(count, count * context_tokens)
                 room = STEP_TOKENS - count
-                fits = cost.prefill_tokens_within(step_s, beside, 0, upper=False)
+                fits = cost.prefill_tokens_within(step_s, beside, history_tokens, upper=False)
                 prompt = max(0, min(room, fits))
-                took_s = step_s if fits <= room else _took_s(cost, beside, room)
+                took_s = step_s if fits <= room else _took_s(cost, beside, room, history_tokens)
                 found.append(Way(tier_s, prompt / took_s, count / took_s))
     return [way for way in found if not any(_is_better(other, way) for other in found)]
 
@@ -94,13 +99,14 @@ def alike_growth(loads: Sequence[Load], found: Sequence[Way], replicas: int) -> 
     )
 
 
-def prompts_only(cost: CostModel) -> Way:
+def prompts_only(cost: CostModel, history_tokens: int) -> Way:
     """A replica that hands every stream on."""
-    return Way(PROMPTS_ONLY, STEP_TOKENS / cost.step_s(Mix.one(STEP_TOKENS, 0)).mean_s, 0.0)
+    step_s = _took_s(cost, Mix(), STEP_TOKENS, history_tokens)
+    return Way(PROMPTS_ONLY, STEP_TOKENS / step_s, 0.0)
 
 
-def _took_s(cost: CostModel, beside: Mix, tokens: int) -> float:
-    return cost.step_s(beside + Mix.one(max(2, tokens), 0)).mean_s
+def _took_s(cost: CostModel, beside: Mix, tokens: int, history_tokens: int) -> float:
+    return cost.step_s(beside + Mix.one(max(2, tokens), history_tokens)).mean_s
 
 
 def _most_decodes(cost: CostModel, step_s: float, context_tokens: int) -> int:

@@ -62,7 +62,7 @@ class Traffic:
         self._tiers: dict[float, _Tier] = {}
         self._seen_s = 0.0
         self._filled = 0.0
-        self._requests = self._tokens = 0.0
+        self._outputs = self._tokens = self._prompts = self._squares = 0.0
 
     def arrived(self, tpot_s: float, prompt: int, output: float, now_s: float) -> None:
         """Count a request."""
@@ -70,8 +70,10 @@ class Traffic:
         tier = self._tier(min(tpot_s, LONGEST_S))
         tier.prompt_tokens += prompt / MEMORY_S
         tier.output_tokens += output / MEMORY_S
-        self._requests += 1 / MEMORY_S
-        self._tokens += (prompt + output / 2) / MEMORY_S
+        self._outputs += output / MEMORY_S
+        self._tokens += output * (prompt + output / 2) / MEMORY_S
+        self._prompts += prompt / MEMORY_S
+        self._squares += prompt * prompt / MEMORY_S
 
     def loads(self, now_s: float) -> list[Load]:
         """The averages, tightest first."""
@@ -86,8 +88,13 @@ class Traffic:
 
     @property
     def context_tokens(self) -> int:
-        """Of a request that is half way through its output."""
-        return max(1, int(self._tokens / self._requests)) if self._requests else 1
+        """Of an output token, on average over all of them."""
+        return max(1, int(self._tokens / self._outputs)) if self._outputs else 1
+
+    @property
+    def history_tokens(self) -> int:
+        """Before a token of a prompt, on average over all of them."""
+        return int(self._squares / self._prompts / 2) if self._prompts else 0
 
     def _tier(self, tpot_s: float) -> _Tier:
         tier = self._tiers.get(tpot_s)
@@ -101,8 +108,10 @@ class Traffic:
     def _fade(self, now_s: float) -> None:
         kept = max(0.0, 1 - (now_s - self._seen_s) / MEMORY_S)
         self._filled = self._filled * kept + (1 - kept)
-        self._requests *= kept
+        self._outputs *= kept
         self._tokens *= kept
+        self._prompts *= kept
+        self._squares *= kept
         for tier in self._tiers.values():
             tier.prompt_tokens *= kept
             tier.output_tokens *= kept
@@ -131,7 +140,8 @@ class Chooser:
         asked = (replicas, moves, tuple(load.tpot_s for load in loads))
         if asked != self._asked or _differ(loads, self._loads):
             self._asked, self._loads = asked, loads
-            self._ways = ways(cost, asked[2], self.traffic.context_tokens)
+            traffic = self.traffic
+            self._ways = ways(cost, asked[2], traffic.context_tokens, traffic.history_tokens)
             self.roles = self._choose(cost, replicas, moves)
         return self.roles
 
@@ -140,7 +150,9 @@ class Chooser:
         light = LIGHT if not now.paces else LIGHT * GAIN
         if alike_growth(loads, found, replicas) >= light:
             return Roles()
-        program = Program(loads, [*found, prompts_only(cost)] if moves else found, moves=moves)
+        if moves:
+            found = [*found, prompts_only(cost, self.traffic.history_tokens)]
+        program = Program(loads, found, moves=moves)
         best = program.best(replicas)
         if best is None:
             return Roles()
