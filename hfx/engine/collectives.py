@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +17,13 @@ import torch.distributed
 from .shared_sums import SharedSums, share_memory
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store, TCPStore
+    from torch._C._distributed_c10d import Store
 
 dist: Any = torch.distributed  # whose types don't export what a build may lack
 LIBRARIES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}  # on AMD's GPUs "nccl" is RCCL
 LOOPBACK = "127.0.0.1"
+STORE = "store"
+MEETING_S = 60.0
 HOST_TIMEOUT_S = 30.0  # between ranks on a CPU, which do the same work at the same time
 DEVICE_TIMEOUT_S = 600.0  # elsewhere the first steps compile kernels, each rank at its own speed
 
@@ -66,33 +69,14 @@ class Collectives:
         self._group.abort()
 
 
-def listen(device: torch.device) -> TCPStore:
-    """Where the ranks of a group meet: rank 0 makes it, and tells the others its `port`.
-
-    Raises:
-        ValueError: the device has no library.
-        RuntimeError: this build of torch lacks it.
-    """
-    require(device)
-    store: TCPStore = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
-    return store
-
-
-def call(port: int) -> TCPStore:
-    """The meeting place that rank 0 has made.
-
-    Raises:
-        RuntimeError: nobody listens there.
-    """
-    timeout = timedelta(seconds=HOST_TIMEOUT_S)
-    store: TCPStore = dist.TCPStore(LOOPBACK, port, is_master=False, timeout=timeout)
-    return store
-
-
-def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collectives | SharedSums:
+def join(
+    device: torch.device, meeting: str | Path, *, rank: int, ranks: int
+) -> Collectives | SharedSums:
     """This process's place, once all ranks have joined. All ranks are on this machine.
 
-    On a CPU they share memory where that is possible, as rank 0 finds, and talk over gloo if not.
+    They find each other by a file in the folder `meeting`, which rank 0 has made for them; on a CPU
+    it is of no use afterwards. There they share memory where that is possible, as rank 0 finds, and
+    talk over gloo if not.
 
     Raises:
         ValueError: the rank is out of range, or the device has no library.
@@ -101,12 +85,23 @@ def join(device: torch.device, store: Store, *, rank: int, ranks: int) -> Collec
     if not 0 <= rank < ranks:
         raise ValueError(f"rank is {rank}: it must be from 0 to {ranks - 1}, one less than ranks")
     library = require(device)
+    # No TCPStore: that would listen on every network of the machine.
+    store: Store = dist.FileStore(str(Path(meeting) / STORE), ranks)
+    store.set_timeout(timedelta(seconds=MEETING_S))
+    group = _group(library, device, store, rank, ranks)
+    group.add_up(torch.zeros(1, device=device))  # the others may still have something to look up
+    return group
+
+
+def _group(
+    library: str, device: torch.device, store: Store, rank: int, ranks: int
+) -> Collectives | SharedSums:
     if library == "gloo":
         shared = share_memory(store, rank, ranks, HOST_TIMEOUT_S)
         if shared is not None:
             return shared
     make = {"gloo": _gloo, "nccl": _nccl, "hccl": _hccl}[library]
-    return Collectives(library, make(device, store, rank, ranks), rank, ranks)
+    return Collectives(library, make(store, rank, ranks), rank, ranks)
 
 
 def require(device: torch.device) -> str:
@@ -125,7 +120,7 @@ def require(device: torch.device) -> str:
     return library
 
 
-def _gloo(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
+def _gloo(store: Store, rank: int, ranks: int) -> Any:
     options = dist.ProcessGroupGloo._Options()
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)]
     options._timeout = timedelta(seconds=HOST_TIMEOUT_S)
@@ -133,15 +128,13 @@ def _gloo(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
     return dist.ProcessGroupGloo(store, rank, ranks, options)
 
 
-def _nccl(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
-    torch.cuda.set_device(device)
+def _nccl(store: Store, rank: int, ranks: int) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=DEVICE_TIMEOUT_S)
     return dist.ProcessGroupNCCL(store, rank, ranks, options)
 
 
-def _hccl(device: torch.device, store: Store, rank: int, ranks: int) -> Any:
-    getattr(torch, device.type).set_device(device)
+def _hccl(store: Store, rank: int, ranks: int) -> Any:
     dist.init_process_group(
         "hccl",
         store=store,

@@ -95,6 +95,11 @@ def _check(config: EngineConfig) -> None:
                 f"{name} is {value}, and an emulated device has neither memory nor kernels: leave "
                 "it out (num_blocks_override and kv_cache_memory_bytes size the cache)"
             )
+    if config.tensor_parallel_size > 1:
+        raise ValueError(
+            f"tensor_parallel_size is {config.tensor_parallel_size}: an emulated device is as fast "
+            "as its profile says; leave it out, and take a profile of so many devices"
+        )
     if config.cost.cost_profile == "calibrate":
         raise ValueError(
             "cost_profile is calibrate: an emulated device is as fast as its profile says, so "

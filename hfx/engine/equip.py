@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from hfx.config import CacheConfig, EngineConfig, SchedulerConfig
 from hfx.cost import Link
 from hfx.models import ALONE, DTYPES, Decoder, Group, Membership, available_bytes, load
 
-from .collectives import join, listen
+from .collectives import join, require
 from .device_executor import DeviceExecutor
 from .devices import device_for, of_rank
 from .equip_device import prepared, sized
@@ -114,13 +115,19 @@ def _first_of(ranks: Ranks) -> Membership:
     """Rank 0's place, which it takes once all ranks have their weights."""
 
     def join_group(device: torch.device) -> Group:
-        store = listen(device)
+        require(device)
         ranks.receive()
-        ranks.send(str(store.port).encode())
+        meeting = TemporaryDirectory(prefix="hfx-ranks-")
+        ranks.send(meeting.name.encode())
         try:
-            group = join(device, store, rank=0, ranks=ranks.count)
+            group = join(device, meeting.name, rank=0, ranks=ranks.count)
         except RuntimeError as error:
+            meeting.cleanup()
             raise ranks.explained(error) from error
+        if device.type == "cpu":
+            meeting.cleanup()
+        else:
+            ranks.at_end(meeting.cleanup)
         if group.library != "gloo":  # which notices by itself that a rank has gone
             ranks.on_loss(lambda _: group.abort())
         return group
@@ -142,15 +149,18 @@ def settle_threads(config: EngineConfig, rank: int) -> None:
 
 
 def computing_on(config: EngineConfig, rank: int) -> torch.device:
-    """The device of one rank.
+    """The device of one rank, which becomes torch's current one.
 
     Raises:
         ValueError: it isn't there; the message says what to do.
     """
-    device = device_for(
+    first = device_for(
         config.device, kernel_backend=config.kernel_backend, dtype=DTYPES[config.model.dtype]
     )
-    return of_rank(device, rank, config.tensor_parallel_size)
+    device = of_rank(first, rank, config.tensor_parallel_size)
+    if device.type != "cpu":
+        getattr(torch, device.type).set_device(device)
+    return device
 
 
 def cache_for(device: torch.device, cache: CacheConfig) -> CacheConfig:

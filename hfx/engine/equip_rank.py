@@ -14,7 +14,7 @@ import torch
 from hfx.config import EngineConfig
 from hfx.models import Group, Membership, load_decoder
 
-from .collectives import call, join
+from .collectives import join
 from .equip import cache_for, computing_on, executor_for, settle_threads, size_for
 from .lead_executor import obey
 from .memory import model_len
@@ -32,7 +32,7 @@ def serve(config: EngineConfig, rank: int, orders: Connection) -> None:
 
     def join_group(device: torch.device) -> Group:
         orders.send_bytes(b"loaded")
-        return join(device, call(int(orders.recv_bytes())), rank=rank, ranks=ranks)
+        return join(device, orders.recv_bytes().decode(), rank=rank, ranks=ranks)
 
     settle_threads(config, rank)
     device = computing_on(config, rank)

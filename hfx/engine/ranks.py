@@ -52,6 +52,7 @@ class Ranks:
         self._orders: list[Connection] = []
         self._beats: list[Connection] = []
         self._listeners: list[Tell] = []
+        self._ends: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._closing = False
         self._serving = False
@@ -84,6 +85,10 @@ class Ranks:
                 self._listeners.append(tell)
                 return
         tell(self._lost)
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something done when they are closed."""
+        self._ends.append(call)
 
     def send(self, message: bytes) -> None:
         """To all ranks.
@@ -132,6 +137,8 @@ class Ranks:
             pipe.close()
         self._reap(GRACE_S)
         self._watcher.join(GRACE_S)
+        while self._ends:
+            self._ends.pop()()
 
     def kill(self) -> None:
         """End all ranks at once, whatever they do."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +13,13 @@ from hfx.engine.collectives import join, library_for
 RANK = """
 import sys, torch
 from hfx.engine import shared_sums
-from hfx.engine.collectives import call, join, listen
+from hfx.engine.collectives import join
 
 torch.set_num_threads(1)
 rank, ranks = int(sys.argv[1]), int(sys.argv[2])
 if sys.argv[3] == "gloo":
     shared_sums.ORDERED = ()  # as on other processors; rank 0 decides for all
-store = call(int(sys.argv[4])) if rank else listen(torch.device("cpu"))
-if not rank:
-    print(store.port, flush=True)
-group = join(torch.device("cpu"), store, rank=rank, ranks=ranks)
+group = join(torch.device("cpu"), sys.argv[4], rank=rank, ranks=ranks)
 print(group.library)
 for round in range(3):  # of several slots, of part of one, of a single number
     for size in (100_003, 70, 1):
@@ -57,22 +55,19 @@ def test_a_device_without_a_library_is_named() -> None:
 
 
 @pytest.mark.parametrize(("library", "ranks"), [("gloo", "2"), ("shared memory", "3")])
-def test_processes_add_up_and_gather_at_the_first(library: str, ranks: str) -> None:
-    first = start("0", ranks, library, "")
-    assert first.stdout is not None
-    port = first.stdout.readline().strip()
-    others = [start(str(rank), ranks, "", port) for rank in range(1, int(ranks))]
+def test_processes_add_up_and_gather_at_the_first(library: str, ranks: str, tmp_path: Path) -> None:
+    started = [start(str(rank), ranks, library, str(tmp_path)) for rank in range(int(ranks))]
 
-    told = [rank.communicate(timeout=120) for rank in (first, *others)]
+    told = [rank.communicate(timeout=120) for rank in started]
 
     outputs = {out for out, _ in told}
     assert len(outputs) == 1, told  # the same bits on all
     assert outputs.pop().startswith(library), told
 
 
-def test_a_rank_beyond_the_group_or_a_library_that_is_missing_is_refused() -> None:
+def test_a_rank_beyond_the_group_or_a_library_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank is 2: it must be from 0 to 1"):
-        join(torch.device("cpu"), dist.HashStore(), rank=2, ranks=2)
+        join(torch.device("cpu"), tmp_path, rank=2, ranks=2)
     if not dist.is_nccl_available():
         with pytest.raises(RuntimeError, match="has no nccl: install a build of torch for cuda"):
-            join(torch.device("cuda"), dist.HashStore(), rank=0, ranks=1)
+            join(torch.device("cuda"), tmp_path, rank=0, ranks=1)

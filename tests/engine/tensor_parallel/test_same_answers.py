@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from hfx.config import CacheConfig, CostConfig, EngineConfig, ModelConfig, SchedulerConfig
+from hfx.cost import load, save
 from hfx.engine import LLM, Engine, StepBatch, build_engine, shared_sums
 from hfx.engine.draw import Draw
 from hfx.engine.equip import Equipment, equip
+from hfx.engine.measure import measure
+from hfx.engine.profiles import bounds_of, prior
 from hfx.request import Mix, Request, Sampling
+
+from .conftest import VOCABULARY
 
 BLOCK = 16
 PROMPTS = (
@@ -157,27 +162,30 @@ def test_a_seeded_draw_is_that_of_one_rank(alone: LLM, pair: Engine) -> None:
     assert tuple(told) == completion.token_ids
 
 
-def test_prices_are_measured_on_all_ranks_and_kept_for_that_many(
+def test_steps_are_measured_on_all_ranks_and_their_prices_kept_for_so_many(
     small_model: Path, tmp_path: Path
 ) -> None:
-    llm = LLM(
-        str(small_model),
-        tensor_parallel_size=2,
-        cost_profile="calibrate",
-        calibration_s=0.5,
-        home=str(tmp_path),
-        num_blocks_override=64,
+    equipment = equip(config(small_model, 2))
+    assert equipment.company is not None
+    first = prior(equipment)
+
+    measured = measure(
+        equipment.executor,
+        equipment.pool,
+        bounds_of(equipment, 1.0),
+        guess=first,
+        vocabulary=VOCABULARY,
+        samplings=(Sampling(temperature=0.0),),
+        budget_s=0.5,
     )
-    engine = llm._engine
-    assert engine.cost is not None
+    save(first, tmp_path / "prices.json")
+    equipment.company.close()
 
-    model = engine.cost.model
-    answer = llm.generate([[5, 6, 7]], Sampling(temperature=0.0, max_tokens=3, ignore_eos=True))
-    llm.close()
-
-    assert len(answer[0].token_ids) == 3
-    assert model.key.tensor_parallel == 2
-    assert model.links["ranks"].seconds(1 << 20) > 0
-    assert model.kv_bytes_per_token == 2 * 2 * 2 * 32 * 2  # of both ranks, in bfloat16
-    (kept,) = (tmp_path / "profiles").iterdir()
-    assert "_tp2_" in kept.name
+    assert len(measured) > 1
+    assert first.key.tensor_parallel == 2
+    assert first.links["ranks"].seconds(1 << 20) > 0
+    talk_s = 2 * 2 * first.links["ranks"].latency_s  # two layers, two sums each
+    assert first.decode.curve_s[0] > talk_s
+    assert first.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4  # of both ranks
+    with pytest.raises(ValueError, match="tensor_parallel is 2, but 1 runs here"):
+        load(tmp_path / "prices.json", tensor_parallel=1)
