@@ -162,6 +162,11 @@ def _limit_lines(limits: Mapping[float, Summary]) -> Iterator[str]:
             f"{figures['feasible_alone']:.1%} are feasible alone; ours keeps "
             f"{figures['clairvoyant']:.1%} when it knows the future"
         )
+        if "accelerator_s" in figures:
+            yield (
+                f"who knew the future could keep every promise in {figures['accelerator_s']:,.0f} "
+                "accelerator seconds at least"
+            )
 
 
 def _table(groups: Sequence[Group]) -> Iterator[str]:

@@ -203,7 +203,8 @@ def _page(
         "colours": colours,
         "limits": limits,
         "tops": {
-            load: max(g.figures["joint"] for g in groups if g.load_rps == load) for load in limits
+            load: max((g for g in groups if g.load_rps == load), key=lambda g: g.figures["joint"])
+            for load in limits
         },
         "settings": scenario.settings(),
         "machine": describe_machine(),

@@ -16,16 +16,17 @@ from typing import Any
 
 from hfx.cost import StepCost, named
 from hfx.cost.link import Link
-from hfx.request import Objective
+from hfx.request import Mix, Objective
 from hfx.scheduler.dispatch_view import Role
 
 from .arrivals import Kind
 from .elastic import Scaling
 from .fleet import Failure
 from .job import Job
-from .limits import feasible_alone
-from .limits_clairvoyant import ROUNDS, clairvoyant, work_s
+from .limits import STEP_TOKENS, feasible_alone
+from .limits_clairvoyant import ROUNDS, clairvoyant
 from .limits_fluid import fluid_limit
+from .limits_scaling import SLOT_S, least_accelerator_s, work_of
 from .setup import FleetSpec, PolicyName
 from .starts import ColdStart
 from .summary import Curves, Summary, curves, summarize
@@ -36,7 +37,6 @@ DEFAULT_PROFILE = "rtxpro6000-llama3.1-8b"
 DEFAULT_SECONDS = 300.0
 MOST_REPLICAS = 16  # that a scaler may have, where nobody says
 BITS_TO_BYTES = 1e9 / 8  # of a link's rate
-SLOT_S = 10.0  # of the traffic for which a fixed fleet is sized
 CLAIRVOYANT = "hfx"  # whose policy is told the future
 LIMITS = "limits"  # a point of this name is no policy's run, but what none can beat
 
@@ -185,6 +185,13 @@ class Scenario:
             "fluid": fluid.kept,
             "clairvoyant": max(best.kept),
         }
+        if self.scaler is not None:
+            figures["accelerator_s"] = least_accelerator_s(
+                work_of(jobs, min(models, key=_full_step_s)),
+                start_s=self.cold_start_s,
+                most=self.most,
+                present=min(self.replicas, self.most),
+            ).accelerator_s
         cpu_s = time.process_time() - began_s
         return Run(point, traffic.horizon_s, figures, {}, {}, cpu_s)
 
@@ -224,13 +231,16 @@ class Scenario:
     def _scaling(self, jobs: Sequence[Job]) -> Scaling | None:
         if self.scaler is None:
             return None
+        is_sized = self.scaler.startswith("static_")
+        needed = work_of(jobs, self.models()[0]).needed() if is_sized else ()
+        slots = 1 + int(max(job.request.arrival_s for job in jobs) / SLOT_S)
         cold_start = ColdStart.taking(self.cold_start_s, self.weight_bytes)
         return Scaling(
             scaler=self.scaler,
             least=self.least,
             most=self.most,
             cold_start=replace(cold_start, from_replicas=self.from_replicas),
-            needed=_needed(jobs, self.models()[0]) if self.scaler.startswith("static_") else (),
+            needed=needed[:slots],
         )
 
     def traffic(self, rate: float | None, seed: int) -> list[Job]:
@@ -288,13 +298,8 @@ class Scenario:
         }
 
 
-def _needed(jobs: Sequence[Job], cost: StepCost) -> list[float]:
-    """How many replicas the work that arrives in each slot takes."""
-    slots: dict[int, float] = {}
-    for job in jobs:
-        slot = int(job.request.arrival_s / SLOT_S)
-        slots[slot] = slots.get(slot, 0.0) + work_s(job, cost) / SLOT_S
-    return [slots.get(slot, 0.0) for slot in range(max(slots) + 1)]
+def _full_step_s(model: StepCost) -> float:
+    return model.step_s(Mix.one(STEP_TOKENS, 0)).mean_s
 
 
 @dataclass(frozen=True, slots=True)
