@@ -12,7 +12,7 @@ from hfx.config import CacheConfig, EngineConfig
 from hfx.engine import devices
 from hfx.engine.accelerator import Accelerator
 from hfx.engine.compilations import Compilations
-from hfx.engine.devices import absence, device_for
+from hfx.engine.devices import absence, device_for, of_rank
 from hfx.engine.equip import cache_for, equip
 from hfx.engine.memory import SLACK_BYTES, device_pool_size
 from hfx.engine.record import EagerReplays
@@ -187,3 +187,18 @@ def test_compilations_are_told_apart_by_when_they_happen(caplog: pytest.LogCaptu
     assert [record.message for record in caplog.records] == [
         "compiled while serving, please report: kernel b"
     ]
+
+
+def test_each_rank_has_a_device_of_its_own_and_all_share_one_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = torch.device("cuda", 0)
+
+    assert [of_rank(gpu, rank, 2) for rank in range(2)] == [gpu, torch.device("cuda", 1)]
+    assert of_rank(torch.device("cpu"), 3, 4) == torch.device("cpu")
+    with pytest.raises(
+        ValueError,
+        match=r"tensor_parallel_size is 3, and 2 cuda devices are visible: .* at most 2",
+    ):
+        of_rank(gpu, 0, 3)
