@@ -138,6 +138,8 @@ class SlackDispatcher:
         fit = self._picture(replica_id, now_s, fresh=True)
         decisions += self._choose(now_s)
         window_s = fit.window_s() if len(self._order) > 1 else inf
+        if pace_s < inf and self._leaves_prompts(now_s):
+            return decisions
         while (waiting := self._next(fit, window_s, now_s)) is not None:
             self.queue.remove(waiting.id)
             decisions.append(Bind(waiting.id, replica_id))
@@ -205,6 +207,16 @@ class SlackDispatcher:
         fits = self._pictures(now_s)
         self.queue.select(fits, len(self._order) / len(fits), now_s, self._fixed_s)
         return [Relegate(waiting.id) for waiting in lost]
+
+    def _leaves_prompts(self, now_s: float) -> bool:
+        """Whether a replica that computes prompts only could begin more of them."""
+        for id in reversed(self._sampled()):
+            if self._pace_s(id) < inf:
+                return False
+            fit = self._picture(id, now_s)
+            if fit.work_s < fit.window_s():
+                return True
+        return False
 
     # One that arrives
 

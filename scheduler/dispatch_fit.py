@@ -43,8 +43,8 @@ def tpot_s(live: Live) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What one replica's prices come down to: a step's fixed cost, what a prompt's first tokens add,
-    the prompts of the longest step, and a prompt by which replicas are compared."""
+    """What one replica's prices come down to: a step's fixed cost, what a prompt's first tokens
+    add, the prompts of the longest step, and a prompt by which replicas are compared."""
 
     fixed_s: float
     first_s: float

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
-from .dispatch_fit import SUSTAINED, Fit, tpot_s
+from .dispatch_fit import Fit, tpot_s
 from .dispatch_view import Decision, Migrate, ReplicaView
 from .policy import Live
 
+HOSTED = 0.75  # of TPOT: steps that let a stream win back what moving it took
 RETRY_S = 0.5  # after which a stream that is still where it was is sent again
 
 
@@ -62,7 +63,7 @@ class Moves:
                 continue
             tightest_s = min(fit.tightest_s, stream_s)
             step_s = fit.step_s(1, live.known_tokens)
-            keeps = step_s <= SUSTAINED * tightest_s
+            keeps = step_s <= HOSTED * tightest_s
             rank = keeps, pace_s, -step_s
             if best is None or rank > best[0]:
                 best = rank, fit

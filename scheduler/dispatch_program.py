@@ -8,19 +8,22 @@ the mix of ways that carries most times the present traffic. Seconds, tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from itertools import combinations_with_replacement
 
 from hfx.cost import CostModel
 from hfx.request import Mix
 
-from .dispatch_fit import STEP_TOKENS, SUSTAINED
+from .dispatch_fit import STEP_TOKENS
 
-LENGTHS = (1.0, 0.7, 0.5)  # of the time per token: steps that are tried
+LENGTHS = (0.95, 0.7, 0.5)  # of the time per token: steps that are tried,
+HOSTED = (0.75, 0.6, 0.45)  # and where streams come late, because they were moved
 FILLS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)  # of the decodes that such a step could hold
 MOST_DECODES = 256
-MOST_EXACT = 16  # replicas whose numbers are integers in the program, and not rounded afterwards
+MOST_ROUNDED = 4  # tiers that may be rounded up
+ROUNDING = 1e-6
 HEADROOM = 1.15  # that tight promises get beyond their mean, since they can't wait
 PROMPTS_ONLY = 0.0  # the tier of replicas that host no stream
 
@@ -53,7 +56,12 @@ class Shares:
 
 
 def ways(
-    cost: CostModel, tiers: Sequence[float], context_tokens: int, history_tokens: int
+    cost: CostModel,
+    tiers: Sequence[float],
+    context_tokens: int,
+    history_tokens: int,
+    *,
+    moves: bool = False,
 ) -> list[Way]:
     """Every way of running a replica, without those for prompts only.
 
@@ -61,8 +69,8 @@ def ways(
     """
     found = []
     for tier_s in tiers:
-        for length in LENGTHS:
-            step_s = min(SUSTAINED * length * tier_s, 1.0)
+        for length in HOSTED if moves else LENGTHS:
+            step_s = min(length * tier_s, 1.0)
             most = _most_decodes(cost, step_s, context_tokens)
             for count in sorted({int(fill * most) for fill in FILLS} - {0}):
                 beside = Mix(count, count * context_tokens)
@@ -144,57 +152,42 @@ class Program:
                 self._rows.append([*yields, -prompts * head])
 
     def best(self, replicas: int) -> Shares | None:
-        """The shares that carry most; None where none carry any of the traffic."""
-        counts = self._counts(replicas)
-        if counts is None:
-            return None
-        whole = [int(count + 1e-6) for count in counts]
-        order = sorted(range(len(counts)), key=lambda n: (whole[n] - counts[n], n))
-        for n in order[: replicas - sum(whole)]:
-            whole[n] += 1
-        tiers = tuple((t, n) for t, n in zip(self.tiers, whole, strict=True) if n)
-        return Shares(tiers, self.growth(dict(tiers)))
+        """The shares that carry most; None where none carry any of the traffic.
+
+        The best fractions of replicas, rounded in the way that carries most: small fleets lose much
+        by a wrong one.
+        """
+        values = self._solve([[*[1.0] * len(self.ways), 0.0]], [float(replicas)])
+        counts = [
+            sum(value for way, value in zip(self.ways, values, strict=False) if way.tier_s == tier_s)
+            for tier_s in self.tiers
+        ]
+        whole = [int(count + ROUNDING) for count in counts]
+        order = sorted(range(len(counts)), key=lambda n: whole[n] - counts[n])[:MOST_ROUNDED]
+        options = []
+        for chosen in combinations_with_replacement(order, replicas - sum(whole)):
+            counted = Counter(chosen)
+            tiers = {s: whole[n] + counted[n] for n, s in enumerate(self.tiers)}
+            options.append(Shares(tuple(tiers.items()), self.growth(tiers)))
+        best = max(options, key=lambda shares: shares.growth, default=None)
+        return best if best is not None and best.growth > 0 else None
 
     def growth(self, shares: Mapping[float, int]) -> float:
         """How many times the present traffic some shares carry."""
-        from scipy.optimize import linprog
-
-        limits = [float(shares.get(tier_s, 0)) for tier_s in self.tiers]
-        rows = [[-value for value in row] for row in self._rows]
-        answer = linprog(
-            [0.0] * len(self.ways) + [-1.0],
-            A_ub=[*rows, *(self._members(tier_s) for tier_s in self.tiers)],
-            b_ub=[0.0] * len(rows) + limits,
-            method="highs",
-        )
-        return float(answer.x[-1]) if answer.x is not None else 0.0
-
-    def _members(self, tier_s: float) -> list[float]:
-        return [*(float(way.tier_s == tier_s) for way in self.ways), 0.0]
-
-    def _counts(self, replicas: int) -> list[float] | None:
-        """How many replicas each tier should have, whole numbers where there are few."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-
-        ways, tiers = len(self.ways), len(self.tiers)
-        width = ways + 1 + tiers  # the growth comes between them
-        rows = [[*row, *[0.0] * tiers] for row in self._rows]
-        equal = [
-            [*self._members(tier_s), *(-float(m == n) for m in range(tiers))]
-            for n, tier_s in enumerate(self.tiers)
+        members = [
+            [*(float(way.tier_s == tier_s) for way in self.ways), 0.0] for tier_s in self.tiers
         ]
-        equal.append([0.0] * (ways + 1) + [1.0] * tiers)
-        right = [0.0] * tiers + [float(replicas)]
-        is_whole = float(replicas <= MOST_EXACT)
-        answer = milp(
-            [0.0] * ways + [-1.0] + [0.0] * tiers,
-            constraints=[
-                LinearConstraint(rows, [0.0] * len(rows), [inf] * len(rows)),
-                LinearConstraint(equal, right, right),
-            ],
-            bounds=Bounds([0.0] * width, [inf] * width),
-            integrality=[0.0] * (ways + 1) + [is_whole] * tiers,
+        return self._solve(members, [float(shares.get(tier_s, 0)) for tier_s in self.tiers])[-1]
+
+    def _solve(self, members: list[list[float]], limits: list[float]) -> list[float]:
+        """How many replicas are best run each way, within limits; and the growth."""
+        from scipy.optimize import linprog  # slow to import, and often not needed
+
+        rows = [[-value for value in row] for row in self._rows]
+        aim = [0.0] * len(self.ways) + [-1.0]
+        answer = linprog(
+            aim, A_ub=[*rows, *members], b_ub=[0.0] * len(rows) + limits, method="highs"
         )
-        if answer.x is None or not answer.x[ways] > 0:
-            return None
-        return [float(value) for value in answer.x[ways + 1 :]]
+        if answer.x is None:
+            return [0.0] * len(aim)
+        return [float(value) for value in answer.x]

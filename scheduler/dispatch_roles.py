@@ -130,6 +130,7 @@ class Chooser:
         self._asked: tuple[object, ...] = ()
         self._loads: list[Load] = []
         self._ways: list[Way] = []
+        self._hosted: list[Way] = []
 
     def look(self, cost: CostModel, replicas: int, now_s: float, *, moves: bool) -> Roles:
         """The roles from now on."""
@@ -140,8 +141,9 @@ class Chooser:
         asked = (replicas, moves, tuple(load.tpot_s for load in loads))
         if asked != self._asked or _differ(loads, self._loads):
             self._asked, self._loads = asked, loads
-            traffic = self.traffic
-            self._ways = ways(cost, asked[2], traffic.context_tokens, traffic.history_tokens)
+            tokens = self.traffic.context_tokens, self.traffic.history_tokens
+            self._ways = ways(cost, asked[2], *tokens)
+            self._hosted = ways(cost, asked[2], *tokens, moves=True) if moves else []
             self.roles = self._choose(cost, replicas, moves)
         return self.roles
 
@@ -151,7 +153,7 @@ class Chooser:
         if alike_growth(loads, found, replicas) >= light:
             return Roles()
         if moves:
-            found = [*found, prompts_only(cost, self.traffic.history_tokens)]
+            found = [*self._hosted, prompts_only(cost, self.traffic.history_tokens)]
         program = Program(loads, found, moves=moves)
         best = program.best(replicas)
         if best is None:
