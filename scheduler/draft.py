@@ -57,6 +57,7 @@ class Draft:
         self.fill = Fill(snapshot, self._ranked)
         self.mix = NOTHING
         self.due_s = inf  # of the first tokens that the step yields
+        self._room: Room | None = None
 
     def draw(self) -> Fill:
         """Draw the step up."""
@@ -198,14 +199,8 @@ class Draft:
                 self._at_least([])
             return
         self.is_open = not self.fill.preempted  # whether anybody may start
-        self.room = Room(
-            self.snapshot,
-            self.fill,
-            self.lives,
-            self.found.prompts,
-            policy.lengths,
-            policy.max_running,
-        )
+        self.begun = set(self.found.prompts)
+        self._slots = policy.max_running - len(self.lives) + len(self.fill.preempted)
         target_s = self._target_s(chosen, bool(spare))
         if spare and policy.owed_s > policy.pace_s:
             before_s = self._mix_s()
@@ -262,13 +257,12 @@ class Draft:
     def _serve(self, tracks: Iterable[Track], target_s: float) -> None:
         """Chunks of prompts in the order given, several if they fit, by what they cost."""
         fill = self.fill
-        running = set(self.found.prompts)
         for track in tracks:
             if track.id in fill.tokens or track.id in fill.preempted:
                 continue
             if self.mix.chunks >= MOST_CHUNKS:
                 return
-            if track in running:
+            if track in self.begun:
                 goes_on = self._continue(track, target_s)
             elif self.is_open:
                 goes_on = self._start(track, target_s)
@@ -311,6 +305,14 @@ class Draft:
                 self.found.rate += track.rate
                 self.found.tightest_s = min(self.found.tightest_s, track.tpot_s)
         return True
+
+    @property
+    def room(self) -> Room:
+        """What is left for those who want to start; worked out where somebody does."""
+        if self._room is None:
+            prompts, lengths = self.found.prompts, self.policy.lengths
+            self._room = Room(self.snapshot, self.fill, self.lives, prompts, lengths, self._slots)
+        return self._room
 
     def _enter(self, track: Track, take: int) -> bool:
         return self.room.slots > 0 and self.room.holds(track) and self.room.start(track, take)
@@ -376,7 +378,6 @@ class Draft:
 
     def _at_least(self, tracks: list[Track]) -> None:
         """Where nothing would progress: a tile of the first that can have one."""
-        running = set(self.found.prompts)
         for track in self.found.tracks:
             if track.id not in self.fill.preempted and self.fill.advance(track.live, 1):
                 return
@@ -386,7 +387,7 @@ class Draft:
             self.snapshot.refresh(track.live)
             most = min(self.policy.tile_tokens, self.policy.max_step_tokens)
             take = min(most, track.live.wanted_tokens)
-            if track in running:
+            if track in self.begun:
                 if self.fill.advance(track.live, take):
                     return
             elif self.room.start(track, take):

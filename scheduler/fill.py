@@ -62,7 +62,8 @@ class Fill:
     def decode(self, ids: Sequence[str], new_blocks: int) -> None:
         """Grant a token to each of many decodes, which need that many free blocks between them."""
         assert new_blocks <= self.free, "those who need blocks are to be advanced one by one"
-        self.tokens.update(dict.fromkeys(ids, 1))
+        granted = dict.fromkeys(ids, 1)
+        self.tokens = {**self.tokens, **granted} if self.tokens else granted
         self.granted_tokens += len(ids)
         self.free -= new_blocks
 

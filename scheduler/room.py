@@ -18,7 +18,8 @@ TWICE = 2.0  # times what it costs to redo a victim: its slack must bear that
 
 
 class Room:
-    """Who may start in one step, beside `running`, of whom `prompts` are not computed yet."""
+    """Who may start in one step, `slots` at most, beside `running`, of whom `prompts` are not
+    computed yet."""
 
     def __init__(
         self,
@@ -27,14 +28,14 @@ class Room:
         running: Sequence[Live],
         prompts: Sequence[Track],
         lengths: Lengths,
-        max_running: int,
+        slots: int,
     ) -> None:
         self._blocks = snapshot.blocks
         self._fill = fill
         self._running = running
         self._prompts = [track.live for track in prompts]
         self._lengths = lengths
-        self.slots = max_running - len(running) + len(fill.preempted)
+        self.slots = slots
         self._ends: list[tuple[float, int, int]] | None = None
 
     def holds(self, track: Track) -> bool:
