@@ -77,6 +77,9 @@ class SlackDispatcher:
         self._replicas[replica.id] = replica
         self._speeds[replica.id] = Speed.of(replica)
         self._reorder()
+        if len(self._order) == 1:
+            for waiting in self.queue:
+                waiting.work_s = prompt_s(replica.cost, waiting.live.known_tokens, 0)
 
     def left(self, replica_id: int) -> None:
         """See `Dispatcher.left`."""
@@ -118,7 +121,7 @@ class SlackDispatcher:
             self.lengths.learn(request, output_tokens)
 
     def _waiting(self, live: Live, now_s: float) -> Waiting:
-        work_s = inf
+        work_s = 0.0  # until somebody is there who has a price
         if self._order:
             work_s = prompt_s(self._replicas[self._order[0]].cost, live.known_tokens, 0)
         due = now_s if live.output_tokens else due_s(live)  # it has begun: its next token is due

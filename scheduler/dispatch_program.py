@@ -159,7 +159,7 @@ class Program:
         """
         values = self._solve([[*[1.0] * len(self.ways), 0.0]], [float(replicas)])
         counts = [
-            sum(value for way, value in zip(self.ways, values, strict=False) if way.tier_s == tier_s)
+            sum(values[n] for n, way in enumerate(self.ways) if way.tier_s == tier_s)
             for tier_s in self.tiers
         ]
         whole = [int(count + ROUNDING) for count in counts]

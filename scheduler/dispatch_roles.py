@@ -89,12 +89,12 @@ class Traffic:
     @property
     def context_tokens(self) -> int:
         """Of an output token, on average over all of them."""
-        return max(1, int(self._tokens / self._outputs)) if self._outputs else 1
+        return max(1, round(self._tokens / self._outputs)) if self._outputs else 1
 
     @property
     def history_tokens(self) -> int:
         """Before a token of a prompt, on average over all of them."""
-        return int(self._squares / self._prompts / 2) if self._prompts else 0
+        return round(self._squares / self._prompts / 2) if self._prompts else 0
 
     def _tier(self, tpot_s: float) -> _Tier:
         tier = self._tiers.get(tpot_s)
