@@ -81,23 +81,16 @@ class Device:
         """
         assert not self.noise, "noise is drawn step by step"
         n = COUNT[:steps] if steps <= len(COUNT) else np.arange(steps, dtype=np.int64)
-        took_s = self._decodes_s(decodes, context + decodes * n, context, squares, n)
+        took_s = self._decodes_s(decodes, context, squares, n)
         ends_s = np.empty(steps + 1)
         ends_s[0] = now_s
         ends_s[1:] = took_s * self.slowdown + self.host_s
         return np.add.accumulate(ends_s)[1:]  # in order, as a loop would add
 
-    def _decodes_s(
-        self,
-        decodes: int,
-        context_n: NDArray[np.int64],
-        context: int,
-        squares: int,
-        n: NDArray[np.int64],
-    ) -> Array:
-        """`Regime`'s form for many contexts, operation for operation, but for what adds 0."""
-        regime = self.model.decode
-        attention: Array | float = 0.0
+    def _decodes_s(self, decodes: int, context: int, squares: int, n: NDArray[np.int64]) -> Array:
+        """`Regime`'s form n steps later, operation for operation, but for what adds 0."""
+        regime, context_n = self.model.decode, context + decodes * n
+        attention: Array = np.zeros(len(n))
         root: Array | None = None
         for piece in regime.pieces:
             value = piece.fixed_s + piece.per_decode_context_token_s * context_n
@@ -107,9 +100,9 @@ class Device:
                 if root is None:
                     root = np.sqrt(squares + n * (2 * context) + decodes * (n * n))
                 value += piece.per_root_of_context_squares_s * root
-            attention = np.maximum(attention, value)
+            np.maximum(attention, value, out=attention)
         i = bisect_right(regime.knots_tokens, decodes) - 1
         rise = self._slopes[i] * (decodes - regime.knots_tokens[i])
         fixed_s = regime.per_decode_s * decodes + (regime.curve_s[i] + rise)
         total: Array = (fixed_s + attention) * self.model.factors.decode_mean
-        return total if regime.pieces else np.full(len(n), total)
+        return total
