@@ -6,6 +6,7 @@ devices behind the real server, traffic comes from another process. About eight 
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from hfx.bench.record import Record
@@ -28,6 +29,7 @@ def main() -> None:
     """Measure, print, write."""
     options_parser = parser(__doc__ or "")
     options_parser.add_argument("--kill-s", type=float, default=300.0, help="seconds of killing")
+    options_parser.add_argument("--kill-every-s", type=float, default=10.0, help="between kills")
     options_parser.add_argument("--m1-s", type=float, default=90.0, help="seconds of M1")
     options_parser.add_argument(
         "--parts", nargs="+", default=list(SUMMARY), choices=list(SUMMARY), help="which to measure"
@@ -39,7 +41,7 @@ def main() -> None:
     load = Load()
     try:
         for part in options.parts:
-            row = _measured(part, load, options.kill_s, options.m1_s)
+            row = _measured(part, load, options)
             record.rows.append(row)
             record.summary |= {name: row[name] for name in SUMMARY[part]}
             print("\n".join(f"{name:<32}{_shown(value):>16}" for name, value in row.items()), "\n")
@@ -48,13 +50,13 @@ def main() -> None:
     finish(record, options)
 
 
-def _measured(part: str, load: Load, kill_s: float, m1_s: float) -> dict[str, Any]:
+def _measured(part: str, load: Load, options: argparse.Namespace) -> dict[str, Any]:
     if part == "m1":
-        return m1(load, m1_s)
+        return m1(load, options.m1_s)
     if part == "added_ttft":
         return added_ttft(load, 20.0)
     if part == "kills":
-        return kills(load, kill_s)
+        return kills(load, options.kill_s, options.kill_every_s)
     return snapshots(10.0)
 
 

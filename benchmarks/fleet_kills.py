@@ -21,15 +21,15 @@ from hfx.models import load_words
 
 from .fleet_load import Load, Traffic, fleet, metric, replica_pids
 from .fleet_serving import token_ids
+from .process import ServerProcess
 
-EVERY_S = 10.0
 REPLICAS = 4
 RATE_RPS = 8.0
 PROMPT, OUTPUT = (16, 512), (16, 300)  # tokens, from and to
 HUNG_S = 60.0  # after the last arrival: an answer that has not ended by then never will
 
 
-def kills(load: Load, seconds: float, seed: int = 0) -> dict[str, Any]:
+def kills(load: Load, seconds: float, every_s: float, seed: int = 0) -> dict[str, Any]:
     """Kill for so long, and count what was lost, told twice or never ended.
 
     Every answer is known beforehand: an emulated device says the same words over and over.
@@ -42,7 +42,7 @@ def kills(load: Load, seconds: float, seed: int = 0) -> dict[str, Any]:
     ]
     with fleet(REPLICAS, "--max-num-seqs", "256", "--max-num-batched-tokens", "2048") as server:
         future = load.start(server, Traffic(prompts, [float(t) for t in times]))
-        killed = _kill(future, server, seconds, random.Random(seed))
+        killed = _kill(future, server, seconds, every_s, random.Random(seed))
         hung = _wait(future)
         run: Run | None = None if hung else future.result()
         resumed = metric(server, "fleet_requests_resumed_total")
@@ -62,11 +62,13 @@ def kills(load: Load, seconds: float, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _kill(future: Future[Run], server: Any, seconds: float, rng: random.Random) -> int:
+def _kill(
+    future: Future[Run], server: ServerProcess, seconds: float, every_s: float, rng: random.Random
+) -> int:
     """Kill a replica now and then until the time is over; how many."""
     killed, ends_s = 0, time.monotonic() + seconds
-    while time.monotonic() + EVERY_S <= ends_s and not future.done():
-        time.sleep(EVERY_S)
+    while time.monotonic() + every_s <= ends_s and not future.done():
+        time.sleep(every_s)
         server.check()
         pids = replica_pids(server)
         if pids:
@@ -79,7 +81,7 @@ def _kill(future: Future[Run], server: Any, seconds: float, rng: random.Random) 
 def _wait(future: Future[Run]) -> bool:
     """Whether answers are still missing long after they were due."""
     try:
-        future.result(HUNG_S + EVERY_S)
+        future.result(HUNG_S)
     except TimeoutError:
         return True
     return False

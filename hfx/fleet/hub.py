@@ -87,7 +87,7 @@ class Hub:
             self._loop.call_soon(self._on_readable)
 
     def _receive(self) -> bool:
-        if self._closed or not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        if self._closed or not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             return False
         parts = self._socket.recv_multipart(zmq.NOBLOCK)
         self.received += 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hfx.config import EngineConfig
+from hfx.config import EngineConfig, FleetConfig
+
+from .spec import ReplicaSpec
 
 CPU_SHARE = 0.3  # of the free memory: what `CacheConfig` gives the cache of a single engine
 VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
@@ -87,6 +90,39 @@ def place(
         replica, replicas, kind, engine.tensor_parallel_size, os.environ if env is None else env
     )
     return cores, {VISIBLE[kind]: ",".join(mine)}
+
+
+def placed(
+    replica_id: int, replicas: int, config: FleetConfig, engine: EngineConfig
+) -> ReplicaSpec:
+    """How a replica of a fleet on this host is started: its device, cores and share of memory.
+
+    Raises:
+        ValueError: there are not enough devices.
+    """
+    devices = config.replica_devices
+    if devices:
+        engine = replace(engine, device=devices[replica_id % len(devices)])
+    replicas = max(replicas, replica_id + 1)
+    cores, env = place(replica_id, replicas, engine)
+    if engine.threads is None and cores:
+        engine = replace(engine, threads=len(cores))
+    return ReplicaSpec(
+        replica_id=replica_id,
+        engine=engine if env else sharing_memory(engine, replicas),
+        cores=cores,
+        env=env,
+        resources=resources(engine),
+        log_level=logging.getLevelName(max(logging.root.level, logging.WARNING)).lower(),
+    )
+
+
+def resources(engine: EngineConfig) -> dict[str, float]:
+    """What one replica takes, for launchers that place by that: GPUs or NPUs, else cores."""
+    kind = None if engine.emulated_profile is not None else kind_of(engine.device)
+    if kind is None:
+        return {"cpu": float(engine.threads or 1)}
+    return {"gpu" if kind == "cuda" else kind: float(engine.tensor_parallel_size)}
 
 
 def sharing_memory(engine: EngineConfig, replicas: int) -> EngineConfig:

@@ -109,7 +109,12 @@ class Roster:
     # Members
 
     def add(self, member_id: int) -> Member:
-        """A new member, whose process starts now."""
+        """A new member, whose process starts now.
+
+        Raises:
+            ValueError: there is no device for it.
+        """
+        self._spec_of(member_id)
         member = self.members[member_id] = Member(member_id)
         self._start(member)
         self._pace()

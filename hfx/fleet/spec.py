@@ -5,7 +5,7 @@ Plain data: a launcher passes it on as JSON, to a process here or on another mac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -57,3 +57,6 @@ class ReplicaSpec:
     def begun(self, epoch: int, token: str, endpoint: str) -> ReplicaSpec:
         """The same, for one process of it."""
         return replace(self, epoch=epoch, token=token, endpoint=endpoint)
+
+
+Specs = Callable[[int], ReplicaSpec]  # how a replica of that id is started

@@ -84,7 +84,7 @@ class Reporter:
             StepRow(
                 record.started_s,
                 record.duration_s,
-                tuple(record.mix),
+                _sums(record.mix),
                 None if predicted is None else (predicted.mean_s, predicted.upper_s),
                 record.preempted,
                 record.prefix_query_tokens,

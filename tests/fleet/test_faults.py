@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_a_killed_or_stopped_replicas_request_ends_as_if_nothing_had_happened(
     in_loop(test())
 
 
+@pytest.mark.slow
 def test_many_requests_survive_the_death_of_every_replica_in_turn() -> None:
     async def test() -> None:
         async with running(2) as fleet:
@@ -190,8 +192,6 @@ def test_a_crash_loop_opens_its_circuit_and_the_others_go_on() -> None:
     async def test() -> None:
         async with running(1) as fleet:
             spec_of = fleet._roster._spec_of
-            from dataclasses import replace
-
             fleet._roster._spec_of = lambda id: replace(
                 spec_of(id), builder="tests.fleet.builders:crashing"
             )
