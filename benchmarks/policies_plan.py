@@ -98,6 +98,7 @@ QUICK = Suite(
     seeds=3,
     requests=2200,
     rounds=(4, 2, 1),
+    longest_s=200.0,
 )
 _TRAFFIC = tuple((mix, cv) for cv in (1.0, 2.5) for mix in ("M1", "M2", "M3"))
 FULL = Suite(  # about eight hours on two cores

@@ -187,10 +187,10 @@ def test_the_clairvoyant_run_tells_every_fate_by_the_real_promises(cost: StepCos
     assert [fate.job for fate in found.result.fates] == jobs
     assert kept(found.result) == round(max(found.kept) * len(jobs))
     assert len(seen) == len(found.kept) == 3
-    for some in seen:
-        assert all(job.request.expected_output_tokens == job.output_tokens for job in some)
-        assert {job.request.id for job in some} <= feasible
-    assert len(seen[1]) < len(seen[0]), "some of those who missed are left out"
+    assert all(job.request.expected_output_tokens == job.output_tokens for job in seen[0])
+    assert all(job.request.expected_output_tokens is None for job in seen[1])
+    assert all({job.request.id for job in some} <= feasible for some in seen)
+    assert len(seen[2]) < len(seen[1]) == len(seen[0]), "some of those who missed are left out"
     unserved = [fate for fate in found.result.fates if fate.reason is None]
     assert len(unserved) == found.left_out
     assert not any(fate.meets for fate in unserved)
