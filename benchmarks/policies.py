@@ -93,7 +93,10 @@ def _measure(options: argparse.Namespace, suite: Suite) -> None:
         found = policies_measure.measure(pool, suite, options.data)
     points = [policies_table.plain(one) for one in found.outcomes]
     record.rows = [*({"part": "point", **one} for one in points), *policies_measure.plain(found)]
-    others = {} if options.alone else elsewhere(options.data and str(Path(options.data).resolve()))
+    others = {}
+    if not options.alone:
+        data = str(Path(options.data).resolve()) if options.data else ""
+        others = elsewhere(data, quick=suite.name == "quick")
     record.summary = {**others, **found.summary}
     for line in report(found):
         print(line)

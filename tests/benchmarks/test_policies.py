@@ -134,7 +134,7 @@ def test_figures_of_others_are_taken_by_name_and_what_fails_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     commands = {"benchmarks.nothing": ("a",), "benchmarks.policies_rates": ("b",)}
-    assert elsewhere("", commands) == {}
+    assert elsewhere("", commands=commands) == {}
     told = capsys.readouterr().out
     assert "benchmarks.nothing is not there: no a" in told
     assert "benchmarks.policies_rates failed" in told  # it is no command, and writes nothing
