@@ -34,6 +34,11 @@ class Mailbox:
             self._failure, self.is_shut = error, True
             self._news.set()
 
+    @property
+    def failure(self) -> Exception | None:
+        """See `fail`; None once it was raised."""
+        return self._failure
+
     def shut(self) -> None:
         """Throw unread news away and take no more."""
         self.is_shut, self._pending = True, None
@@ -78,6 +83,11 @@ class DeltaStream(AsyncIterator[Delta]):
     @property
     def request_id(self) -> str:
         return self._mailbox.request_id
+
+    @property
+    def failure(self) -> Exception | None:
+        """The error that reading will end with, if it is known already."""
+        return self._mailbox.failure
 
     async def __anext__(self) -> Delta:
         try:
