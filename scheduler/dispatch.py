@@ -10,6 +10,7 @@ decision looks at a few replicas, however many there are. Seconds, tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from math import inf
 
 from hfx.request import FinishReason, Request
@@ -25,6 +26,7 @@ from .policy import Live
 from .prices import prompt_s
 
 SAMPLED = 64  # replicas that one decision looks at; of larger fleets, others each time
+CANDIDATES = 8  # of them that are weighed for one that arrives
 CHOOSE_S = 0.02  # between two selections among those that wait
 STALE_S = 0.1  # how old the picture of a replica may be, of which nothing was heard since
 ROLES_S = 2.0  # between two looks at the roles
@@ -228,10 +230,8 @@ class SlackDispatcher:
         if len(self._order) == 1:
             return self._order[0]
         best: tuple[tuple[float, float], int] | None = None
-        for id in self._sampled():
-            view, pace_s = self._replicas[id], self._pace_s(id)
-            if not self._begins(view, now_s) or (view.link is None and pace_s > waiting.tpot_s):
-                continue
+        for id in self._candidates(waiting, now_s):
+            pace_s = self._pace_s(id)
             fit = self._picture(id, now_s, fresh=True)
             if fit.ahead_s(waiting.due_s) >= fit.window_s() or not self._holds(fit, waiting):
                 continue
@@ -239,6 +239,15 @@ class SlackDispatcher:
             if best is None or (pace_s, laxity_s) > best[0]:
                 best = (pace_s, laxity_s), id
         return None if best is None else best[1]
+
+    def _candidates(self, waiting: Waiting, now_s: float) -> list[int]:
+        """A few of the replicas that could begin it: those with the fewest requests."""
+        able = []
+        for id in self._sampled():
+            view, pace_s = self._replicas[id], self._pace_s(id)
+            if (view.link is not None or pace_s <= waiting.tpot_s) and self._begins(view, now_s):
+                able.append((-pace_s, view.requests, id))
+        return [id for _, _, id in nsmallest(CANDIDATES, able)]
 
     def _begins(self, view: ReplicaView, now_s: float) -> bool:
         """Whether a request that is bound now is not bound sooner than it has to be."""
