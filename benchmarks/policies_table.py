@@ -13,6 +13,7 @@ from .policies_plan import Point, Suite
 from .policies_store import Store
 
 RESAMPLED = 10_000
+CUMULATIVE = "attainment_cumulative_"
 LEAST_LOSS = 0.0005  # of the joint share: what is printed as lost
 
 
@@ -30,6 +31,7 @@ class Outcome:
     def worst_class(self, policy: str, prefix: str = "of_feasible_") -> tuple[str, float]:
         """The class that fares worst in the mean over seeds."""
         names = sorted({n for run in self.runs[policy] for n in run if n.startswith(prefix)})
+        names = [name for name in names if not name.startswith(CUMULATIVE)]
         found = {
             name.removeprefix(prefix): float(
                 np.mean([run[name] for run in self.runs[policy] if name in run])

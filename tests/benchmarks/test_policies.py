@@ -9,11 +9,11 @@ import pytest
 from benchmarks import policies, policies_plan, policies_pool
 from benchmarks.policies_cases import Case, versions
 from benchmarks.policies_elsewhere import elsewhere
-from benchmarks.policies_plan import QUICK, SUITES, Group, Suite
+from benchmarks.policies_plan import QUICK, SUITES, Group, Point, Suite
 from benchmarks.policies_pool import Pool
 from benchmarks.policies_rates import Search, rate_at
 from benchmarks.policies_store import Store
-from benchmarks.policies_table import bootstrap
+from benchmarks.policies_table import Outcome, bootstrap
 from hfx.bench.record import ROOT
 from hfx.simulate.setup import PolicyName
 
@@ -153,3 +153,13 @@ def test_suites_name_policies_that_exist_and_loads_that_the_summary_needs(suite:
     assert len(set(suite.baselines)) == len(suite.baselines) >= 8
     assert {1.0, 1.15} <= {load for group in suite.groups for load in group.loads}
     assert policies_plan.policies(suite)[0] == "hfx"
+
+
+def test_the_worst_class_is_by_mean_tpot_over_seeds() -> None:
+    runs = [
+        {"attainment_a": 0.9, "attainment_b": 0.4, "attainment_cumulative_a": 0.1},
+        {"attainment_a": 0.5, "attainment_b": 0.8, "attainment_cumulative_a": 0.1},
+    ]
+    point = Point(Group("M1"), 1.0, 1.0, 9.0, 10.0)
+    worst = Outcome(point, {"hfx": runs}).worst_class("hfx", "attainment_")
+    assert worst == ("b", pytest.approx(0.6))
