@@ -161,5 +161,6 @@ def test_the_worst_class_is_by_mean_tpot_over_seeds() -> None:
         {"attainment_a": 0.5, "attainment_b": 0.8, "attainment_cumulative_a": 0.1},
     ]
     point = Point(Group("M1"), 1.0, 1.0, 9.0, 10.0)
-    worst = Outcome(point, {"hfx": runs}).worst_class("hfx", "attainment_")
-    assert worst == ("b", pytest.approx(0.6))
+    name, share = Outcome(point, {"hfx": runs}).worst_class("hfx", "attainment_")
+    assert name == "b"
+    assert share == pytest.approx(0.6)
