@@ -27,6 +27,7 @@ SLOW_SPEED = 0.58  # of the other half of the mixed fleet
 CASE_FILES = ("policies_cases.py",)
 OWN_STEP_FILES = (  # of scheduler/, on which no baseline depends; nor on our dispatcher's
     "admission.py",
+    "chunks.py",
     "decodes.py",
     "demand.py",
     "dispatch.py",

@@ -22,7 +22,7 @@ from hfx.scheduler import (
     Snapshot,
     StepPolicy,
 )
-from hfx.scheduler.draft import GENTLE_PARTS
+from hfx.scheduler.chunks import GENTLE_PARTS
 from hfx.scheduler.fcfs import filled
 from hfx.scheduler.policies import FIXED, PRICED
 
