@@ -117,6 +117,9 @@ class _Nobody:
     def why(self) -> str:
         return ""
 
+    def waits_for(self) -> str:
+        return ""
+
     def kill(self) -> None:
         pass
 

@@ -156,7 +156,8 @@ class EngineConfig:
 class FleetConfig:
     """Many replicas of one engine, each a process, and how requests are shared out to them.
 
-    `launcher` "auto" is no process of its own for a single replica, and local ones for more.
+    `launcher` "auto" is no process of its own for a single replica, and local ones for more; "ray"
+    are actors of the cluster at `ray_address`: "auto", "host:port", or "none" to start one here.
     `replica_devices` are the devices of replicas 0, 1, ..., over and over; empty: all have the
     engine's. `dispatch` names a dispatcher. A replica that is silent for `lease_s`, or whose step
     takes longer than `step_timeout_s`, is taken for dead. Requests wait up to `hold_s` for a
@@ -164,7 +165,8 @@ class FleetConfig:
     """
 
     replicas: int = 1
-    launcher: Literal["auto", "local"] = "auto"
+    launcher: Literal["auto", "local", "ray"] = "auto"
+    ray_address: str = "auto"
     replica_devices: tuple[str, ...] = ()
     dispatch: str = "hfx"
     lease_s: float = 3.0

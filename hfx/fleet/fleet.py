@@ -31,6 +31,7 @@ from hfx.request import FinishReason, Refused, Request
 from .crew import Crew
 from .flight import Flight
 from .launch import Launcher
+from .launchers import launcher_for
 from .prices import FleetCost
 from .records import summed
 from .spec import Specs
@@ -79,6 +80,9 @@ class Fleet(Crew):
         if progress is not None:
             progress("reading the model's words", 0.0)
         words = await asyncio.to_thread(_words, engine)
+        if launcher is None:
+            launcher, specs = await launcher_for(config, engine, progress)
+            spec_of = spec_of or specs
         fleet = cls(config, engine, words, launcher=launcher, spec_of=spec_of)
         try:
             await fleet.start(progress)

@@ -45,6 +45,10 @@ class Handle(Protocol):
         """How it ended, in a few words; empty while it runs."""
         ...
 
+    def waits_for(self) -> str:
+        """What it must have before it can begin, in a few words; empty once it has begun."""
+        ...
+
     def kill(self) -> None:
         """End it and what it has started, at once, whatever state it is in."""
         ...
@@ -120,6 +124,10 @@ class LocalProcess:
                 return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
+    def waits_for(self) -> str:
+        """See `Handle`: for nothing."""
+        return ""
+
     def kill(self) -> None:
         """See `Handle`: its whole process group, so that a stopped one and its own children go."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -144,6 +152,28 @@ class LocalProcess:
         self._process.poll()
 
 
+def begin(spec: ReplicaSpec) -> LocalProcess:
+    """Start a replica's process on this host, to be called in a thread that lives as long as the
+    parent (the kernel ends a child with the thread that made it).
+
+    Raises:
+        OSError: it can't be started now.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hfx.fleet.replica", str(spec.replica_id), str(spec.epoch)],
+        stdin=subprocess.PIPE,
+        env={**os.environ, **spec.env},
+        start_new_session=True,  # signals for the parent's group (Ctrl-C) are the parent's
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(spec.to_json() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has died already, as its handle will say
+    return LocalProcess(process)
+
+
 class LocalLauncher:
     """Processes of this host, over a socket in a folder that only this user may enter.
 
@@ -163,21 +193,8 @@ class LocalLauncher:
         return bound
 
     def start(self, spec: ReplicaSpec) -> Handle:
-        """See `Launcher`; to be called in a thread that lives as long as the parent (the kernel
-        ends a child with the thread that made it)."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hfx.fleet.replica", str(spec.replica_id), str(spec.epoch)],
-            stdin=subprocess.PIPE,
-            env={**os.environ, **spec.env},
-            start_new_session=True,  # signals for the parent's group (Ctrl-C) are the parent's
-        )
-        assert process.stdin is not None
-        try:
-            process.stdin.write(spec.to_json() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has died already, as its handle will say
-        return LocalProcess(process)
+        """See `Launcher` and `begin`."""
+        return begin(spec)
 
     def close(self) -> None:
         """See `Launcher`."""

@@ -43,6 +43,7 @@ QUICKEST_S = 0.05  # between two snapshots of one replica
 LOOK_S = 0.1  # between two looks at all replicas
 STOP_S = 5.0  # for a replica to end when told to; then it is killed
 KILL_S = 5.0
+SOON_S = 2.0  # that a process may wait for its place before it is told of
 
 
 class Audience(Protocol):
@@ -277,6 +278,8 @@ class Roster:
         if handle is not None and handle.exit_fd is None and not handle.alive():
             self._on_exit(member, life)
             return
+        if handle is not None and not life.is_known and member.phase == "starting":
+            self._await(member, life, handle.waits_for(), now_s)
         if member.phase == "stopping" and now_s > member.retry_s:
             self.lose(member, "it did not end when told to", "stop")
             return
@@ -286,6 +289,16 @@ class Roster:
             return
         if life.ready_s is not None and member.backoff.is_well(now_s - life.ready_s):
             logger.warning("replica %d is well again", member.id)
+
+    @staticmethod
+    def _await(member: Member, life: Life, what: str, now_s: float) -> None:
+        """A process that could not begin yet may be silent."""
+        if what:
+            life.heard_s = now_s
+        if member.loading != what and now_s - life.started_s > SOON_S:
+            member.loading = what
+            if what:
+                logger.warning("replica %d waits for %s", member.id, what)
 
     @property
     def _snapshot_s(self) -> float:

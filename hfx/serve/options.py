@@ -329,7 +329,20 @@ OPTIONS: tuple[Option, ...] = (
             "server's own process, unless --launcher says otherwise",
             {"aliases": ("data-parallel-size", "dp"), **_COUNT},
         ),
-        ("launcher", "launcher", "what starts replicas: local, processes of this machine", {}),
+        (
+            "launcher",
+            "launcher",
+            "what starts replicas: local, processes of this machine; ray, on the nodes of a Ray "
+            "cluster (pip install 'hfx[ray]')",
+            {},
+        ),
+        (
+            "ray-address",
+            "ray_address",
+            "the cluster of --launcher ray: auto (RAY_ADDRESS, or the one that this machine is a "
+            "node of), HOST:PORT, or none to start one on this machine",
+            {},
+        ),
         (
             "replica-devices",
             "replica_devices",

@@ -143,6 +143,7 @@ class World:
 
         return SimpleNamespace(
             pid=None, exit_fd=None, alive=lambda: alive, kill=kill, why=lambda: "played death",
+            waits_for=lambda: "",
             wait=lambda _: True, close=lambda: None,
         )  # fmt: skip
 
