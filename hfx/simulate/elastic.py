@@ -67,13 +67,16 @@ class Elastic:
     def look(self, fleet: Fleet, now_s: float) -> None:
         """Show the fleet to the scaler, and do what it says as far as the limits allow."""
         for order in self.scaler.decide(self._view(fleet, now_s)):
-            size = len(fleet.roster.ready_ids) + len(fleet.roster.coming)
+            ready = fleet.roster.ready_ids
+            size = len(ready) + len(fleet.roster.coming)
             if isinstance(order, Start):
                 for _ in range(min(order.count, self.most - size)):
                     fleet.start(order.role, now_s)
             elif isinstance(order, Stop):
+                id = order.replica_id
+                assert id in fleet.roster.coming or id in ready, f"replica {id} isn't to be stopped"
                 if size > self.least:
-                    fleet.stop(order.replica_id, now_s)
+                    fleet.stop(id, now_s)
             else:
                 fleet.flip(order.replica_id, order.role, now_s)
 
