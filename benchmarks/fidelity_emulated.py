@@ -1,7 +1,9 @@
 """The real server over an emulated device, and the simulator, on the same jobs. Seconds, tokens.
 
 Both plan with the policy `hfx` by the same profile. The server is asked over HTTP by the client of
-hfx.bench. What a step costs its host, which the server measures of itself, is told the simulator.
+hfx.bench. The simulator is told two measured numbers: what a step costs its host, as the server
+says of itself, and how much later than the server the client sees a first token, from requests one
+at a time before the load.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ RATE_RPS = 0.85 * 28.6 / 4  # of the rate at which least_loaded+fcfs_2048 keeps 
 SECONDS = 90.0
 RUNNING, STEP_TOKENS = 256, 2048
 START_S = 120.0
+ALONE_REQUESTS, ALONE_TOKENS, ALONE = 20, 1000, Targets(ttft_s=5.0, tpot_s=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Pair:
     """One run on the server and one in the simulator, of the same jobs in the same order."""
 
     host_s: float
+    api_s: float
     outcomes: Sequence[Outcome]
     fates: Sequence[Fate]
     client_lag_s: float  # the worst of the client's own loop, which a server must not be blamed for
@@ -59,9 +63,9 @@ def pair(*, rate: float = RATE_RPS, seconds: float = SECONDS, seed: int = 0) -> 
     jobs = [_known(job) for job in generated(MIXES["M1"], rate, seconds, seed)]
     port = free_port()
     with serving(command(port), port) as server:
-        host_s, run = asyncio.run(_measured(server, jobs, seed))
+        host_s, api_s, run = asyncio.run(_measured(server, jobs, seed))
     fates = simulated(jobs, host_s)
-    return Pair(host_s, run.outcomes, fates, max(run.loop_lags_s, default=0.0))
+    return Pair(host_s, api_s, run.outcomes, fates, max(run.loop_lags_s, default=0.0))
 
 
 def command(port: int) -> list[str]:
@@ -87,17 +91,20 @@ def figures(found: Pair) -> dict[str, Any]:
     kept = fmean(all(met.values()) for met in real)
     joint = fmean(fate.meets for fate in found.fates)
     server_s = median(outcome.ttft_s for outcome in found.outcomes if outcome.success)
+    own_s = median(_server_ttft_s(o) for o in found.outcomes if o.success)
     simulator_s = median(fate.ttft_s for fate in found.fates)
     return {
         "requests": len(found.fates),
         "failed": sum(not outcome.success for outcome in found.outcomes),
         "host_ms": found.host_s * 1e3,
+        "api_ms": found.api_s * 1e3,
         "attainment_emulated": kept,
         "attainment_simulated": joint,
         "emulated_minus_simulated": abs(kept - joint),
         "ttft_p50_emulated_s": server_s,
         "ttft_p50_simulated_s": simulator_s,
-        "ttft_p50_ratio": server_s / simulator_s,
+        "ttft_p50_ratio": server_s / (simulator_s + found.api_s),
+        "ttft_p50_ratio_at_server": own_s / simulator_s,
         "client_lag_ms": found.client_lag_s * 1e3,
     }
 
@@ -115,19 +122,30 @@ def _known(job: Job) -> Job:
     return replace(job, request=replace(job.request, sampling=sampling))
 
 
-async def _measured(server: ServerProcess, jobs: Sequence[Job], seed: int) -> tuple[float, Run]:
+def _server_ttft_s(outcome: Outcome) -> float:
+    """As the server saw it: from the request's arrival there."""
+    return float(outcome.metrics["time_to_first_token_ms"]) / 1e3
+
+
+async def _measured(
+    server: ServerProcess, jobs: Sequence[Job], seed: int
+) -> tuple[float, float, Run]:
+    """Host time of a step, delay of a first token on its way to the client, and the run."""
     rng = np.random.default_rng(seed)
     async with open_session() as session:
         model = await _model(session, server)
         target = Target(base_url=server.base_url, model=model, ignore_eos=True)
         pool = await served_pool(session, target)
+        few = [_prompt(pool, rng, ALONE_TOKENS, 2, ALONE) for _ in range(ALONE_REQUESTS)]
+        alone = await run_load(session, target, few, max_concurrency=1)
+        api_s = median(o.ttft_s - _server_ttft_s(o) for o in alone.outcomes if o.success)
         prompts = [
             _prompt(pool, rng, job.request.prompt_tokens, job.output_tokens, targets(job))
             for job in jobs
         ]
         arrivals_s = [job.request.arrival_s for job in jobs]
         run = await run_load(session, target, prompts, arrivals_s=arrivals_s)
-        return await _host_s(session, server.base_url), run
+        return await _host_s(session, server.base_url), api_s, run
 
 
 async def _host_s(session: aiohttp.ClientSession, base_url: str) -> float:

@@ -83,6 +83,7 @@ def answered(job: Job, ttft_s: float, tpot_s: float) -> Outcome:
         latency_s=latency_s,
         itls_s=(tpot_s,) * (tokens - 1),
         output_tokens=tokens,
+        metrics={"time_to_first_token_ms": ttft_s * 1e3},
     )
 
 
@@ -92,9 +93,9 @@ def test_a_server_that_does_as_the_simulator_says_is_as_good() -> None:
     fates = fidelity_emulated.simulated(jobs, host_s=0.001)
     outcomes = [answered(fate.job, fate.ttft_s, fate.tpot_s) for fate in fates]
 
-    same = fidelity_emulated.figures(fidelity_emulated.Pair(0.001, outcomes, fates, 0.0))
+    same = fidelity_emulated.figures(fidelity_emulated.Pair(0.001, 0.0, outcomes, fates, 0.0))
     late = [answered(fates[0].job, 0.6, 0.01), *outcomes[1:]]
-    worse = fidelity_emulated.figures(fidelity_emulated.Pair(0.001, late, fates, 0.0))
+    worse = fidelity_emulated.figures(fidelity_emulated.Pair(0.001, 0.0, late, fates, 0.0))
 
     assert same["emulated_minus_simulated"] == 0 and same["ttft_p50_ratio"] == pytest.approx(1)
     assert same["attainment_simulated"] == 1
