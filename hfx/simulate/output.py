@@ -75,13 +75,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def limits_of(runs: Sequence[Run]) -> dict[float, Summary]:
     """What no policy can beat, at each load for which it was asked."""
-    found = {}
-    for run in runs:
-        if run.point.policy == LIMITS:
-            loads = [r.summary["arrivals_rps"] for r in runs if "arrivals_rps" in r.summary]
-            load = run.point.rate if run.point.rate is not None else loads[0]
-            found[load] = run.summary
-    return found
+    loads = {group.rate: group.load_rps for group in grouped(runs)}
+    return {loads[run.point.rate]: run.summary for run in runs if run.point.policy == LIMITS}
 
 
 def highest_rates(groups: Sequence[Group], goal: float) -> dict[str, float]:

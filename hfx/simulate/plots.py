@@ -23,6 +23,7 @@ GOAL = 0.9
 MOST_TICKS = 8
 STATES = {"prefill": "ready, for prompts", "decode": "ready, for decoding"}
 UNITS = {"ttft_s": 1.0, "tpot_s": 1e3}  # of the axes of distributions: seconds, milliseconds
+AXES = {"ttft_s": "TTFT (s)", "tpot_s": "TPOT (ms)"}
 
 
 def draw(path: Path, runs: Sequence[Run]) -> None:
@@ -169,27 +170,31 @@ def cdf_figure(
     targets: Mapping[str, tuple[float | None, float | None]],
 ) -> Figure:
     """How TTFT and TPOT are distributed at one load, by class; the class's target is a line."""
-    names = list(targets)
-    figure, axes = _panels(2, len(names), (max(5.0, 2.9 * len(names) + 1), 5.6))
-    for column, name in enumerate(names):
-        for row, (key, title) in enumerate((("ttft_s", "TTFT (s)"), ("tpot_s", "TPOT (ms)"))):
-            axis = axes[row][column]
+    figure, panels = _distribution_panels(len(targets))
+    for pair, (name, promised) in zip(panels, targets.items(), strict=True):
+        for axis, key, target_s in zip(pair, UNITS, promised, strict=True):
             for group in groups:
-                look = looks[group.policy]
-                _cdf(axis, group, name, key, look, theme)
-            if (target_s := targets.get(name, (None, None))[row]) is not None:
-                axis.axvline(
-                    target_s * UNITS[key], color=theme.ink, linewidth=1.1, linestyle=(0, (2, 2))
-                )
-            axis.set(xscale="log", ylim=(0, 1.02), xlabel=title)
-            _log_ticks(axis)
+                _cdf(axis, group, name, key, looks[group.policy], theme)
+            if target_s is not None:
+                at = target_s * UNITS[key]
+                axis.axvline(at, color=theme.ink, linewidth=1.1, linestyle=(0, (2, 2)))
+            axis.set(xscale="log", ylim=(0, 1.02), xlabel=AXES[key])
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-            if row == 0:
-                axis.set_title(name)
-        axes[0][0].set_ylabel("share of arrivals")
-        axes[1][0].set_ylabel("share of outputs")
-    _legend(figure, axes[0][0])
+            _log_ticks(axis)
+        pair[0].set_title(name)
+    panels[0][0].set_ylabel("share of arrivals")
+    panels[0][1].set_ylabel("share of outputs")
+    _legend(figure, panels[0][0])
     return figure
+
+
+def _distribution_panels(classes: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A column for each class, TTFT above TPOT; a class alone has them side by side."""
+    if classes == 1:
+        figure, axes = _panels(1, 2, (10, 4.0))
+        return figure, [(axes[0][0], axes[0][1])]
+    figure, axes = _panels(2, classes, (max(7.0, 2.9 * classes + 1), 5.6))
+    return figure, list(zip(*axes, strict=True))
 
 
 def _cdf(axis: Axes, group: Group, name: str, key: str, look: Look, theme: Theme) -> None:

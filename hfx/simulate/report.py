@@ -133,12 +133,13 @@ def _pictures(
         f"Requests per second whose promise was kept. {bend if many else ''}{limit}",
         lambda theme: goodput_figure(groups, looks, theme, limits),
     )
-    yield Picture(
-        "classes",
-        f"Who is served well at {load}",
-        "Percent of each class's requests whose promise was kept.",
-        lambda theme: class_figure(at, looks, theme, names),
-    )
+    if len(names) > 1:
+        yield Picture(
+            "classes",
+            f"Who is served well at {load}",
+            "Percent of each class's requests whose promise was kept.",
+            lambda theme: class_figure(at, looks, theme, names),
+        )
     yield Picture(
         "latency",
         f"Latencies at {load}",
