@@ -35,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ledger = _ledger(options)
     try:
         scenario = _scenario(options)
-        _require_writable(options)
         swept = _swept(options, scenario, ledger)
     except OSError as error:
         out.error(f"{error.filename}: {error.strerror}; give another path")
@@ -63,6 +62,7 @@ def _swept(options: argparse.Namespace, scenario: Scenario, ledger: Path | None)
     for name in options.policy:
         PolicyName.parse(name)
     scenario.models()
+    _require_writable(options)
     seeds = range(options.seed, options.seed + options.seeds)
     every = points(options.policy, options.rate or (None,), seeds)
     if options.limits:

@@ -88,3 +88,53 @@ def test_a_policy_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixtu
         main([*SHORT, "--policy", text])
 
     assert "must be one of" in (shown := capsys.readouterr().err) or "DISPATCH+STEP" in shown
+
+
+def test_a_fleet_may_have_roles_and_grow(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    options = ["--policy", "least_loaded+fcfs_2048", "--json", str(path)]
+
+    main([*SHORT, "--scaler", "static:3", "--cold-start", "2", *options])
+    grown = json.loads(path.read_text())["summary"]
+    main([*SHORT, "--prefill-replicas", "1", "--policy", "hfx", "--json", str(path)])
+    split = json.loads(path.read_text())["summary"]
+    main([*SHORT, *options])
+    fixed = json.loads(path.read_text())["summary"]
+
+    assert grown["requests"] == split["requests"] == fixed["requests"]
+    assert grown["accelerator_s"] > fixed["accelerator_s"] and 0 < split["joint"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--rate", "fast"], "'fast' is not a number above 0, such as 28"),
+        (["--slow", "1"], "'1' is not ID:X, such as 1:1.5"),
+        (["--slow", "7:2"], "--slow names replica 7: there are 0 to 1"),
+        (["--fail", "60"], "'60' is not AT:ID[:BACK], such as 60:0:30"),
+        (["--prefill-replicas", "2"], "lower --prefill-replicas or raise --replicas"),
+        (["--scaler", "best"], "scaler is 'best': it must be static:N or one of"),
+        (["--scaler", "hpa", "--least", "20"], "give 0 <= least <= most"),
+        (["--profile", "z9"], "give the path of a profile, or a preset"),
+        (["--trace", "/nowhere.csv"], "/nowhere.csv: No such file or directory; give another path"),
+        (["--data"], "--data names no folder and HFX_DATA is not set"),
+        (["--seconds", "0.001"], "nothing arrives in 0.001 s: raise --rate or --seconds"),
+        (["--plot", "figure.pdf"], "the name must end with .png or .svg"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_it_should_look_like(
+    options: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.delenv("HFX_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as stopped:
+        main([*SHORT, *options])
+
+    assert stopped.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
