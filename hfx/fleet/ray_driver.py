@@ -37,12 +37,12 @@ from .ray_lines import (
     encode,
     to_order,
 )
+from .ray_place import bundle_of, lacking
 from .spec import ReplicaSpec
 
 LOOK_S = 1.0  # between two looks at what waits or should have ended
 KILL_S = 2.0  # for an actor to end its process; then Ray ends the actor
 CLOSE_S = 10.0  # for Ray to end all of them once the parent is gone
-NAMES = {"gpu": "GPU", "npu": "NPU", "cpu": "CPU"}
 
 
 @dataclass(slots=True, eq=False)
@@ -170,28 +170,6 @@ class Owner:
             self._say(Waits(case.key, why))
 
 
-def bundle_of(resources: Mapping[str, float]) -> dict[str, float]:
-    """What one replica reserves, in Ray's names; at least a core, for the process itself."""
-    return {"CPU": 1.0} | {NAMES.get(name, name): amount for name, amount in resources.items()}
-
-
-def lacking(bundle: Mapping[str, float], nodes: list[Mapping[str, float]]) -> str:
-    """What a replica waits for, of nodes that have so much each when nothing runs."""
-    wanted = shown(bundle)
-    if any(all(node.get(k, 0) >= n for k, n in bundle.items()) for node in nodes):
-        return f"{wanted} that others use now on the {len(nodes)} nodes of the cluster"
-    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in bundle}
-    return (
-        f"a node with {wanted} to join the cluster: no node of {len(nodes)} has that "
-        f"(most of each: {shown(most)})"
-    )
-
-
-def shown(amounts: Mapping[str, float]) -> str:
-    """As `2 GPU, 1 CPU`."""
-    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(amounts.items())[::-1])
-
-
 def reason_of(error: BaseException) -> str:
     """How Ray says that an actor ended, in a few words."""
     text = " ".join(str(error).split())
@@ -201,6 +179,12 @@ def reason_of(error: BaseException) -> str:
         _, _, cause = text.rpartition("exit detail: ")
         return f"its actor has died: {cause.split('. ')[0][:200]}"
     return f"{type(error).__name__}: {text[:300]}"
+
+
+def last_line(error: BaseException) -> str:
+    """What an error comes to: Ray's texts may hold whole tracebacks."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[-1].split())[:500]
 
 
 def connect(address: str) -> Connected:
@@ -231,7 +215,7 @@ def main() -> None:
         say(connect(sys.argv[1]))
         owner.serve()
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        say(Broken(" ".join(str(error).split())))
+        say(Broken(last_line(error)))
         sys.exit(1)
     finally:
         ray.shutdown()

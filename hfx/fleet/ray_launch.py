@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import queue
+import secrets
 import socket
 import subprocess
 import sys
@@ -122,6 +123,7 @@ class Driver:
             [sys.executable, "-m", "hfx.fleet.ray_driver", address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, **(_private() if address == "none" else {})},
             start_new_session=True,  # signals for the parent's group (Ctrl-C) are the parent's
         )
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -290,6 +292,15 @@ def check(address: str) -> None:
         socket.create_connection((host, int(port)), REACH_S).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"{_no_cluster(address)}: {error}; {REMEDY}") from None
+
+
+def _private() -> dict[str, str]:
+    """The environment of a cluster for this process alone: a token of its own keeps others out."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def _no_cluster(address: str) -> str:

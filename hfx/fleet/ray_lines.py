@@ -63,6 +63,8 @@ class Ended(_Line, frozen=True, tag=True):
 
 Order = Begin | Kill
 Report = Connected | Broken | Waits | Placed | Ended
+_ORDERS: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+_REPORTS: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
 def encode(line: Order | Report) -> bytes:
@@ -76,7 +78,7 @@ def to_order(line: bytes) -> Order:
     Raises:
         ValueError: the line is no order.
     """
-    return msgspec.json.decode(line, type=Order)
+    return _ORDERS.decode(line)
 
 
 def to_report(line: bytes) -> Report:
@@ -85,4 +87,4 @@ def to_report(line: bytes) -> Report:
     Raises:
         ValueError: the line is no report.
     """
-    return msgspec.json.decode(line, type=Report)
+    return _REPORTS.decode(line)

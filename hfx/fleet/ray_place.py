@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hfx.config import EngineConfig, FleetConfig
@@ -11,6 +11,7 @@ from hfx.config import EngineConfig, FleetConfig
 from .spec import ReplicaSpec
 
 KINDS = {"cuda": "gpu", "npu": "npu"}
+NAMES = {"gpu": "GPU", "npu": "NPU", "cpu": "CPU"}  # of Ray
 
 
 def ray_placed(
@@ -49,3 +50,25 @@ def _device_of(cluster: Mapping[str, float]) -> str:
     if len(found) > 1:
         raise ValueError("the cluster has GPUs and NPUs: say which by --device cuda or npu")
     return found[0] if found else "cpu"
+
+
+def bundle_of(resources: Mapping[str, float]) -> dict[str, float]:
+    """What one replica reserves, in Ray's names; at least a core, for the process itself."""
+    return {"CPU": 1.0} | {NAMES.get(name, name): amount for name, amount in resources.items()}
+
+
+def lacking(bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    """What a replica waits for, of nodes that have so much each when nothing runs."""
+    wanted = shown(bundle)
+    if any(all(node.get(k, 0) >= n for k, n in bundle.items()) for node in nodes):
+        return f"{wanted} that others use now on the {len(nodes)} nodes of the cluster"
+    most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in bundle}
+    return (
+        f"a node with {wanted} to join the cluster: no node of {len(nodes)} has that "
+        f"(most of each: {shown(most)})"
+    )
+
+
+def shown(amounts: Mapping[str, float]) -> str:
+    """As `2 GPU, 1 CPU`."""
+    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(amounts.items())[::-1])

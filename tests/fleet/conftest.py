@@ -19,6 +19,7 @@ from hfx.request import Objective, Request, Sampling
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120.0
+LAUNCH: Callable[[], Launcher] | None = None  # what launches fleets; None: processes of this host
 EMULATED = EngineConfig(
     device="emulated:h100-llama3.1-8b", cache=CacheConfig(num_blocks_override=512)
 )
@@ -91,6 +92,8 @@ async def running(
         return spec if builder is None else replace(spec, builder=f"tests.fleet.builders:{builder}")
 
     # A lease that a busy machine does not break by itself.
+    if launcher is None and LAUNCH is not None:
+        launcher = await asyncio.to_thread(LAUNCH)
     settings = FleetConfig(replicas=replicas, **{"lease_s": 5.0, **config})
     fleet = await Fleet.launch(settings, engine, spec_of=spec_of, launcher=launcher)
     pids: list[int | None] = []

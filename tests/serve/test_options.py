@@ -41,6 +41,7 @@ tensor-parallel-size tp
 device
 replicas data-parallel-size dp
 launcher
+ray-address
 replica-devices
 dispatch
 replica-lease
