@@ -95,7 +95,12 @@ def _calibrated(config: CostConfig, equipment: Equipment, progress: Progress | N
 
 def _named(name: str, equipment: Equipment) -> LiveCost:
     """A preset may be of something else; a file must be of what runs here."""
-    model, key = named(name), key_of(equipment)
+    try:
+        model, key = named(name), key_of(equipment)
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise ValueError(f"{error}; or auto, calibrate, or off") from error
+        raise
     if name in names():
         text = (
             f"preset {name} of {model.key.model} on {model.key.device}, while {key.model} runs on "

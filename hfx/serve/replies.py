@@ -252,7 +252,8 @@ class ModelCard(BaseModel):
     max_model_len: int
     permission: list[dict[str, Any]] = []
     emulated: str | None = Field(
-        None, description="The cost profile of the device that is emulated; absent on a real one."
+        default=None,
+        description="The cost profile of the device that is emulated; absent on a real one.",
     )
 
 
@@ -293,5 +294,6 @@ class Version(BaseModel):
 
     version: str
     emulated: str | None = Field(
-        None, description="The cost profile of the device that is emulated; absent on a real one."
+        default=None,
+        description="The cost profile of the device that is emulated; absent on a real one.",
     )
