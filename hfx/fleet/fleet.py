@@ -155,6 +155,7 @@ class Fleet(Crew):
         try:
             for request in requests:
                 streams.append(self._begin(request, foresee=False))
+                self._check_kept(streams[-1])
         except BaseException:
             for stream in streams:
                 stream.close()
@@ -218,6 +219,13 @@ class Fleet(Crew):
         self._desk.take(flight)
         self._busy_s += time.thread_time() - began_s
         return stream
+
+    @staticmethod
+    def _check_kept(stream: DeltaStream) -> None:
+        """Raise what the dispatcher has answered at once instead of taking a request."""
+        failure = stream.failure
+        if isinstance(failure, Infeasible):
+            raise failure
 
     def _abort(self, request_id: str) -> None:
         flight = self._desk.flights.get(request_id)
