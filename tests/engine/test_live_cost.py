@@ -242,7 +242,9 @@ def test_a_named_profile_of_something_else_is_refused_with_the_field(
 
 
 def test_a_named_profile_that_is_missing_is_refused_with_the_choices(equipment: Equipment) -> None:
-    with pytest.raises(ValueError, match=r"cost profile 'nowhere': No such file.*a100-.*or auto, calibrate"):
+    with pytest.raises(
+        ValueError, match=r"cost profile 'nowhere': No such file.*a100-.*or auto, calibrate"
+    ):
         live_cost(CostConfig(cost_profile="nowhere"), equipment)
 
 
