@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--only", action="append", metavar="MIX", help="groups of that mix alone")
     out.add_argument("--seeds", type=int, metavar="N", help="other than the suite's")
-    out.add_argument("--requests", type=float, metavar="N", help="of a run at load 1")
+    out.add_argument("--requests", type=float, metavar="N", help="of a run at load 1: a look")
     out.add_argument("--alone", action="store_true", help="leave out what other benchmarks measure")
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     return out
@@ -79,7 +79,7 @@ def _suite(options: argparse.Namespace) -> Suite:
     if options.seeds:
         suite = replace(suite, seeds=options.seeds)
     if options.requests:
-        suite = replace(suite, requests=options.requests)
+        suite = suite.sized(options.requests)
     return suite
 
 

@@ -80,6 +80,16 @@ class Suite:
         wanted = min(self.longest_s, max(self.shortest_s, self.requests / rate))
         return max(1.0, round(wanted, -1) if wanted >= 10 else round(wanted))
 
+    def sized(self, requests: float) -> Suite:
+        """The same with runs of another length, all in proportion."""
+        factor = requests / self.requests
+        return replace(
+            self,
+            requests=requests,
+            shortest_s=factor * self.shortest_s,
+            absolute_s=factor * self.absolute_s,
+        )
+
     def rounds_at(self, load: float) -> int:
         """Of the clairvoyant run: most where it is asked for most."""
         behind = sum(load < other for other in (1.0, 1.15))
