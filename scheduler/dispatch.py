@@ -102,7 +102,8 @@ class SlackDispatcher:
         waiting = self._waiting(live, now_s)
         left = self.lengths.remaining(live.request, live.output_tokens)
         self.chooser.traffic.arrived(waiting.tpot_s, live.known_tokens, left, now_s)
-        if live.request.objective.on_miss == "refuse" and not live.output_tokens:
+        may_refuse = live.request.objective.on_miss == "refuse" and not live.output_tokens
+        if may_refuse and self._order:
             refused = refusal(waiting, self._pictures(now_s), self.queue, left, now_s)
             if refused is not None:
                 return (Refuse(waiting.id, refused),)
@@ -137,7 +138,7 @@ class SlackDispatcher:
         pace_s = self._pace_s(replica_id)
         decisions: list[Decision] = []
         if pace_s and view.link is not None:
-            decisions += self._moves.hand_on(view, pace_s, now_s, self._hosting(now_s))
+            decisions += self._moves.hand_on(view, pace_s, now_s, self._hosting)
         if not self.queue:
             return [*decisions, *self._steal(view, now_s)] if self._is_alone(view) else decisions
         fit = self._picture(replica_id, now_s, fresh=True)
@@ -219,7 +220,8 @@ class SlackDispatcher:
             if self._pace_s(id) < inf:
                 return False
             fit = self._picture(id, now_s)
-            if fit.work_s < fit.window_s():
+            front = self.queue.promised[:1]
+            if fit.work_s < fit.window_s() and all(self._holds(fit, one) for one in front):
                 return True
         return False
 

@@ -29,11 +29,14 @@ CALIBRATION_TOKENS = 1024  # of the prompt by which replicas are compared
 
 
 def due_s(live: Live) -> float:
-    """When a request's prompt is due; never where nothing says so."""
+    """When a request's prompt is due; never where nothing says so.
+
+    Of a deadline it may take half: how long its output will take is its replica's to say.
+    """
     promise = live.request.objective
     if promise.ttft_s is not None:
         return live.arrival_s + promise.ttft_s
-    return inf
+    return live.arrival_s + promise.deadline_s / 2 if promise.deadline_s is not None else inf
 
 
 def tpot_s(live: Live) -> float:

@@ -10,7 +10,10 @@ from .dispatch_view import Decision, Migrate, ReplicaView
 from .policy import Live
 
 HOSTED = 0.75  # of TPOT: steps that let a stream win back what moving it took
+LOOK_S = 0.1  # between two looks at a replica that hosts streams itself
 RETRY_S = 0.5  # after which a stream that is still where it was is sent again
+
+Hosting = Callable[[float], Sequence[tuple[float, Fit]]]  # by now, as (tightest pace, replica)
 
 
 class Moves:
@@ -19,30 +22,32 @@ class Moves:
     def __init__(self, hosts: Callable[[int, float], bool]) -> None:
         self._hosts = hosts
         self._sent: dict[str, float] = {}
+        self._looked: dict[int, float] = {}
 
     def forget(self, request_id: str) -> None:
         """A request has ended."""
         self._sent.pop(request_id, None)
 
     def hand_on(
-        self,
-        view: ReplicaView,
-        pace_s: float,
-        now_s: float,
-        others: Sequence[tuple[float, Fit]],
+        self, view: ReplicaView, pace_s: float, now_s: float, hosting: Hosting
     ) -> list[Decision]:
         """Send on the streams that a replica shouldn't host.
 
         Fresh ones rest while they are moved; others decode meanwhile, so that they hardly notice.
         """
         decisions: list[Decision] = []
+        if pace_s < inf and now_s < self._looked.get(view.id, -inf) + LOOK_S:
+            return decisions
+        self._looked[view.id] = now_s
         for live in view.running:
-            if not live.is_decoding or tpot_s(live) >= pace_s:
+            if not live.output_tokens or not live.is_decoding:
+                continue
+            if tpot_s(live) >= pace_s and pace_s < inf:  # it may stay
                 continue
             id = live.request.id
             if now_s < self._sent.get(id, -inf) + RETRY_S:
                 continue
-            target = self._host(live, view, others)
+            target = self._host(live, view, hosting(now_s))
             if target is not None:
                 self._sent[id] = now_s
                 target.join(live)
