@@ -20,7 +20,7 @@ FIRST_GUESS = 128.0  # tokens of an output before any has ended
 OVERLOADED = 1.5  # times the mean load: from there on a prefix is not worth waiting for
 
 
-class _OnArrival:
+class OnArrival:
     """Binds every request the moment it comes."""
 
     has_queue = False
@@ -69,7 +69,7 @@ class _OnArrival:
         return view.prompt_tokens + view.requests * self.output_tokens
 
 
-class RoundRobin(_OnArrival):
+class RoundRobin(OnArrival):
     """One after the other."""
 
     def __init__(self) -> None:
@@ -77,21 +77,21 @@ class RoundRobin(_OnArrival):
         self._next = 0
 
     def choose(self, live: Live) -> ReplicaView:
-        """See `_OnArrival.choose`."""
+        """See `OnArrival.choose`."""
         view = self.replicas[self._next % len(self.replicas)]
         self._next += 1
         return view
 
 
-class LeastLoaded(_OnArrival):
+class LeastLoaded(OnArrival):
     """The replica with the fewest outstanding tokens."""
 
     def choose(self, live: Live) -> ReplicaView:
-        """See `_OnArrival.choose`."""
+        """See `OnArrival.choose`."""
         return min(self.replicas, key=self.load)
 
 
-class PowerOfTwo(_OnArrival):
+class PowerOfTwo(OnArrival):
     """The less loaded of two replicas drawn at random (Mitzenmacher 2001)."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -99,20 +99,20 @@ class PowerOfTwo(_OnArrival):
         self._random = Random(seed)
 
     def choose(self, live: Live) -> ReplicaView:
-        """See `_OnArrival.choose`."""
+        """See `OnArrival.choose`."""
         if len(self.replicas) < 2:
             return self.replicas[0]
         return min(self._random.sample(self.replicas, 2), key=self.load)
 
 
-class PrefixAffinity(_OnArrival):
+class PrefixAffinity(OnArrival):
     """The replica that holds most of the prompt, unless it is overloaded; else the least loaded.
 
     As SGLang's cache-aware router: the longest match where loads are balanced, load elsewhere.
     """
 
     def choose(self, live: Live) -> ReplicaView:
-        """See `_OnArrival.choose`."""
+        """See `OnArrival.choose`."""
         mean = sum(map(self.load, self.replicas)) / len(self.replicas)
         most = OVERLOADED * mean + live.request.prompt_tokens
         calm = [view for view in self.replicas if self.load(view) <= most]

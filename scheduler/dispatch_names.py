@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .dispatch import SlackDispatcher
+from .dispatch_arrow import ArrowLike
 from .dispatch_fixed import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin
+from .dispatch_llumnix import LlumnixLike
 from .dispatch_view import Dispatcher
 
 DISPATCHERS: dict[str, Callable[[int], Dispatcher]] = {
@@ -13,6 +15,8 @@ DISPATCHERS: dict[str, Callable[[int], Dispatcher]] = {
     "least_loaded": lambda seed: LeastLoaded(),
     "power_of_two": PowerOfTwo,
     "prefix_affinity": lambda seed: PrefixAffinity(),
+    "llumnix_like": lambda seed: LlumnixLike(),
+    "arrow_like": lambda seed: ArrowLike(),
     "hfx": lambda seed: SlackDispatcher(),
 }
 
