@@ -8,6 +8,7 @@ SOURCES := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
 ASCEND := .venv-ascend
 VLLM := .venv-vllm
 LLAMA := .venv-llama
+RAY := $(VENV)/.installed-ray
 
 .PHONY: install serve test test-all ascend peers lint format bench clean
 
@@ -26,9 +27,14 @@ serve: install
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: install lint $(ASCEND)/.installed
+test-all: install lint $(ASCEND)/.installed $(RAY)
 	$(ASCEND)/bin/python -m benchmarks.targets_ascend
 	$(BIN)/python -m pytest $(ARGS)
+
+# Replicas on a real Ray cluster, for which `make test` has no time.
+$(RAY): $(STAMP) requirements/ray.txt
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --requirement requirements/ray.txt
+	touch $@
 
 # Kernels through Ascend's compilers, no device: their triton replaces the other, so a venv of its own.
 ascend: $(ASCEND)/.installed

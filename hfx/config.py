@@ -157,7 +157,8 @@ class FleetConfig:
     """Many replicas of one engine, each a process, and how requests are shared out to them.
 
     `launcher` "auto" is no process of its own for a single replica, and local ones for more; "ray"
-    are actors of the cluster at `ray_address`: "auto", "host:port", or "none" to start one here.
+    are actors of the cluster at `ray_address`: "auto", "host:port", or "none" to start one here;
+    they connect to `ray_port` of this process, 0 for a free one.
     `replica_devices` are the devices of replicas 0, 1, ..., over and over; empty: all have the
     engine's. `dispatch` names a dispatcher. A replica that is silent for `lease_s`, or whose step
     takes longer than `step_timeout_s`, is taken for dead. Requests wait up to `hold_s` for a
@@ -167,6 +168,7 @@ class FleetConfig:
     replicas: int = 1
     launcher: Literal["auto", "local", "ray"] = "auto"
     ray_address: str = "auto"
+    ray_port: int = 0
     replica_devices: tuple[str, ...] = ()
     dispatch: str = "hfx"
     lease_s: float = 3.0

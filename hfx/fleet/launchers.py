@@ -29,6 +29,6 @@ async def launcher_for(
 
     if progress is not None:
         progress("joining the Ray cluster", 0.0)
-    launcher = await asyncio.to_thread(RayLauncher.connect, config.ray_address)
+    launcher = await asyncio.to_thread(RayLauncher.connect, config.ray_address, config.ray_port)
     specs = partial(ray_placed, config=config, engine=engine, cluster=launcher.cluster)
     return launcher, specs

@@ -223,16 +223,21 @@ class RayLauncher:
     when it loses the cluster, is replaced with the next start.
     """
 
-    def __init__(self, address: str, driver: Driver, connected: Connected) -> None:
+    def __init__(self, address: str, driver: Driver, connected: Connected, port: int) -> None:
         self._address = address
+        self._port = port
         self._driver = driver
         self._node = connected.address
         self._keys = itertools.count(1)
         self.cluster: Mapping[str, float] = connected.resources
 
     @classmethod
-    def connect(cls, address: str = "auto", timeout_s: float = CONNECT_S) -> RayLauncher:
+    def connect(
+        cls, address: str = "auto", port: int = 0, timeout_s: float = CONNECT_S
+    ) -> RayLauncher:
         """Join the cluster at `address`: `auto`, `host:port`, or `none` to start one here. Blocks.
+
+        `port` is the one that replicas shall connect to; 0 for a free one.
 
         Raises:
             ValueError: Ray is not installed, or no cluster could be joined within the timeout.
@@ -246,12 +251,12 @@ class RayLauncher:
         if driver.connected is None:
             raise ValueError(f"{_no_cluster(address)}: {driver.reason}; {REMEDY}")
         logger.info("joined Ray's cluster in %.1f s", time.monotonic() - began_s)
-        return cls(address, driver, driver.connected)
+        return cls(address, driver, driver.connected, port)
 
     @property
     def endpoint(self) -> str:
-        """See `Launcher`: a free port of the address by which other nodes know this one."""
-        return f"tcp://{self._node}:*"
+        """See `Launcher`: of the address by which other nodes know this one."""
+        return f"tcp://{self._node}:{self._port or '*'}"
 
     def reachable(self, bound: str) -> str:
         """See `Launcher`."""

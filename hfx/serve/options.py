@@ -344,6 +344,13 @@ OPTIONS: tuple[Option, ...] = (
             {},
         ),
         (
+            "ray-port",
+            "ray_port",
+            "port of this process that replicas of --launcher ray connect to, from every node; 0 "
+            "picks a free one",
+            {"minimum": 0, "maximum": 65535},
+        ),
+        (
             "replica-devices",
             "replica_devices",
             "devices of replicas 0, 1, ..., over and over, where they differ: "

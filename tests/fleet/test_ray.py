@@ -87,8 +87,8 @@ def actor_of(member: Member) -> int:
 async def harmed(replicas: int, act: Callable[[Fleet], None]) -> AsyncIterator[Fleet]:
     """A fleet to which something happens while a request is served, whose reader sees nothing."""
     async with running(replicas, lease_s=2.0) as fleet:
-        expected = await whole(fleet.generate(ask("alone", tokens=60)))
-        reading = asyncio.ensure_future(whole(fleet.generate(ask("a", tokens=60))))
+        expected = await whole(fleet.generate(ask("alone", tokens=500)))
+        reading = asyncio.ensure_future(whole(fleet.generate(ask("a", tokens=500))))
         await until(lambda: "a" in fleet.desk.flights and len(fleet.desk.flights["a"].output) > 9)
 
         await asyncio.to_thread(act, fleet)

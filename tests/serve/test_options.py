@@ -42,6 +42,7 @@ device
 replicas data-parallel-size dp
 launcher
 ray-address
+ray-port
 replica-devices
 dispatch
 replica-lease
