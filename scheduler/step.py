@@ -106,9 +106,12 @@ class SlackPolicy:
         `least_s` is the price of the last of these steps. For those who know that the plan would
         have been drawn up again and again, as a simulator may.
         """
+        before = self._steps
         for now_s in times_s:
-            self._tick(now_s)
+            self._pass(now_s)
             self._last_s = now_s
+        if -(-before // REPRICED) * REPRICED < self._steps:  # nobody came or went meanwhile
+            self._reprice()
         self.least_s = least_s
 
     def computed(self, track: Track) -> None:
@@ -169,10 +172,17 @@ class SlackPolicy:
 
     def _tick(self, now_s: float) -> None:
         if self._steps % REPRICED == 0:
-            self.fixed_s = fixed_s(self.cost)
-            outputs = self.output_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
-            context = int(self.prompt_tokens + self.output_tokens / 2)
-            self.efficient_s = efficient_s(self.cost, outputs, context, self.max_step_tokens)
+            self._reprice()
+        self._pass(now_s)
+
+    def _reprice(self) -> None:
+        self.fixed_s = fixed_s(self.cost)
+        outputs = self.output_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+        context = int(self.prompt_tokens + self.output_tokens / 2)
+        self.efficient_s = efficient_s(self.cost, outputs, context, self.max_step_tokens)
+
+    def _pass(self, now_s: float) -> None:
+        """A step begins: averages of time move on."""
         self._steps += 1
         if self._last_s is None or now_s <= self._last_s:
             return
