@@ -116,3 +116,14 @@ def test_an_impossible_time_teaches_nothing(toy: StepCost, seconds: float) -> No
         OnlineCost(toy).observe(Mix.of([(1, 5)]), seconds)
     with pytest.raises(ValueError, match="teaches nothing"):
         OnlineCost(toy).observe(Mix(), 1.0)
+
+
+def test_a_remembered_price_of_a_prompt_follows_the_correction(toy: StepCost) -> None:
+    online = OnlineCost(toy)
+    before_s = online.prompt_s(500, 100)
+
+    for _ in range(60):
+        online.observe(Mix.one(500, 100), 2 * toy.step_s(Mix.one(500, 100)).mean_s)
+
+    added_s = online.step_s(Mix.one(500, 100)).mean_s - online.step_s(Mix.one(1, 0)).mean_s
+    assert online.prompt_s(500, 100) == added_s > 1.5 * before_s

@@ -185,3 +185,17 @@ def test_coefficients_that_break_monotonicity_are_refused(change: dict, named: s
 def test_a_piece_with_a_negative_price_is_refused() -> None:
     with pytest.raises(ValueError, match="per_attention_pair_s is -1"):
         Piece(per_attention_pair_s=-1)
+
+
+@given(st.data())
+def test_a_prompt_costs_what_it_adds_to_a_step_that_runs_anyway(
+    models: Models, data: st.DataObject
+) -> None:
+    model = data.draw(models)
+    tokens, history = data.draw(st.integers(2, 3000)), data.draw(st.integers(0, 3000))
+
+    first, again = (model.prompt_s(tokens, history) for _ in range(2))
+    alone_s = model.step_s(Mix.one(tokens, history)).mean_s - model.step_s(Mix.one(1, 0)).mean_s
+
+    assert first == again == max(0.0, alone_s)
+    assert model.prompt_s(0, history) == 0.0
