@@ -1,4 +1,4 @@
-"""A fleet's replicas: they join and leave, are drained, replaced, resized; what is known of them.
+"""A fleet's replicas: they join, die and come back; what is known of them.
 
 For the event loop's thread. Seconds on this process's clock.
 """
@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +19,7 @@ from hfx.cost.profile import loads
 from hfx.engine.delta import Delta
 from hfx.engine.live_cost import Origin
 from hfx.engine.observe import StepObserver
+from hfx.scheduler.dispatch import SlackDispatcher
 from hfx.scheduler.dispatch_names import build_dispatcher
 from hfx.scheduler.dispatch_view import Dispatcher
 
@@ -75,6 +77,7 @@ class Crew:
             breach=lambda member, why: self._roster.lose(member, why, "breach"),
             make_dispatcher=self._dispatcher_for,
             retry_s=self._retry_s,
+            later=self._loop.call_later,
         )
         self._oracle = Oracle(engine.scheduler)
         self._numbers = itertools.count(1)
@@ -82,7 +85,7 @@ class Crew:
         self._cost: FleetCost | None = None
         self._max_model_len = 0
         self._changed = asyncio.Event()  # something became of a replica
-        self._failures: list[tuple[str, bool]] = []
+        self._failures: deque[tuple[str, bool]] = deque(maxlen=16)  # processes' last words
         self._closed = False
         self._busy_s = 0.0
         self._ticker: asyncio.TimerHandle | None = None
@@ -141,83 +144,6 @@ class Crew:
     def max_step_tokens(self) -> int:
         """Most tokens that one step of one replica computes."""
         return self._engine.scheduler.max_num_batched_tokens
-
-    # Operation
-
-    def drain_replica(self, replica_id: int) -> None:
-        """Bind nothing more to a replica; what it has begun it ends, the rest moves at once.
-
-        Raises:
-            ValueError: there is no such replica.
-        """
-        member = self._member(replica_id)
-        member.is_drained = True
-        if member.phase == "ready":
-            member.phase = "draining"
-            self._desk.leave(member)
-
-    def undrain_replica(self, replica_id: int) -> None:
-        """Bind to it again.
-
-        Raises:
-            ValueError: there is no such replica.
-        """
-        member = self._member(replica_id)
-        member.is_drained = False
-        member.backoff.forgive()
-        if member.phase == "open":
-            member.phase, member.retry_s = "resting", self.clock.now_s()
-        if member.phase == "draining":
-            member.phase = "ready"
-            self._desk.join(member)
-
-    async def restart_replica(self, replica_id: int, timeout_s: float = 600.0) -> None:
-        """Replace a replica's process without losing a request: drain, stop, wait for the next.
-
-        What has not ended after the timeout goes on elsewhere from where it stands.
-
-        Raises:
-            ValueError: there is no such replica.
-            TimeoutError: its successor is not ready after the timeout.
-        """
-        member = self._member(replica_id)
-        was_drained = member.is_drained
-        self.drain_replica(replica_id)
-        life = member.life
-        if life is not None and life.standing is not None:
-            await self._until(partial(_is_empty, member), timeout_s)
-        if member.life is life and life is not None:
-            self._roster.stop(member)
-        member.is_drained = was_drained
-        if not await self._until(lambda: _is_up(member, life), timeout_s):
-            raise TimeoutError(f"replica {replica_id} is not ready {timeout_s:g} s after its stop")
-
-    async def restart_all(self, timeout_s: float = 600.0) -> None:
-        """Replace all processes, one after the other."""
-        for member in self.members:
-            await self.restart_replica(member.id, timeout_s)
-
-    async def resize(self, replicas: int, timeout_s: float = 600.0) -> None:
-        """Have so many replicas: start new ones, or drain and stop those with the highest ids.
-
-        Returns once those that are too many have ended; new ones become ready in their time.
-
-        Raises:
-            ValueError: fewer than one.
-        """
-        if replicas < 1:
-            raise ValueError(f"replicas is {replicas}: a fleet has at least 1")
-        self._wanted = replicas
-        free = (n for n in itertools.count() if n not in self._roster.members)
-        for _ in range(replicas - len(self._roster.members)):
-            self._roster.add(next(free))
-        surplus = self.members[replicas:]
-        for member in surplus:
-            self.drain_replica(member.id)
-        for member in surplus:
-            await self._until(partial(_is_empty, member), timeout_s)
-            self._roster.remove(member)
-        await self._until(lambda: len(self._roster.members) <= replicas, timeout_s)
 
     # What replicas tell: the roster's audience
 
@@ -329,6 +255,10 @@ class Crew:
         if name == "hfx" and member.standing is not None and member.standing.profile is None:
             logger.info("dispatch is least_loaded: hfx decides by prices, and cost_profile is off")
             name = "least_loaded"
+        if (
+            name == "hfx"
+        ):  # a replica begins its next step before it has heard of the last one's end
+            return SlackDispatcher(binds_early=True)
         return build_dispatcher(name, self._engine.model.seed)
 
     def _retry_s(self) -> float:
@@ -345,12 +275,3 @@ class Crew:
             known = ", ".join(map(str, sorted(self._roster.members)))
             raise ValueError(f"there is no replica {replica_id}: there are {known}")
         return self._roster.members[replica_id]
-
-
-def _is_empty(member: Member) -> bool:
-    """Whether a member has no requests."""
-    return member.standing is None or not member.standing.flights
-
-
-def _is_up(member: Member, before: Life | None) -> bool:
-    return member.life is not before and member.phase in ("ready", "draining")

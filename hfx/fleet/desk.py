@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heappop, heappush
+from functools import partial
+from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Protocol
 
 from hfx.clock import Clock
 from hfx.engine.delta import Delta
 from hfx.engine.errors import EngineNotReady, Infeasible
 from hfx.request import FinishReason
-from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Refuse, Relegate
+from hfx.scheduler.dispatch_view import Bind, Decision, Dispatcher, Flip, Refuse, Relegate
 from hfx.scheduler.dispatch_view import Unbind as GiveBack
 
 from .flight import Flight
@@ -31,9 +33,17 @@ logger = logging.getLogger(__name__)
 STRIKES = 2.0  # deaths of replicas after which a request is held to have caused them
 UNSEEN = 0.5  # of a strike, where nobody knows whether the replica had begun it
 MOST_DEATHS = 8  # that a request may see although it went on in between
+AHEAD_S = 0.004  # before a step's end: for a decision, its way to the replica, and errors of both
 AGAIN_S = 0.25  # between two looks at a deadline that its replica should have kept
 MOST_ROUNDS = 8  # of asking a dispatcher again because it named requests that are gone
+SPARE = 64  # deadlines of requests that have ended, before they are looked for
 RECENT = 32  # ends by which the pace of ends is told
+
+
+class Timer(Protocol):
+    """What `later` gives: a call that can be taken back."""
+
+    def cancel(self) -> object: ...
 
 
 class Desk:
@@ -54,6 +64,7 @@ class Desk:
         breach: Callable[[Member, str], None],
         make_dispatcher: Callable[[Member], Dispatcher],
         retry_s: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], Timer],
     ) -> None:
         self.flights: dict[str, Flight] = {}
         self.resumed = self.refused = self.condemned = self.stolen = 0
@@ -73,6 +84,8 @@ class Desk:
         self._ends_s: deque[float] = deque(maxlen=RECENT)
         self._make_dispatcher = make_dispatcher
         self._retry_s = retry_s
+        self._later = later
+        self._ahead: dict[int, Timer | None] = {}  # by replica: to ask before its step ends
         self._is_asked_again = False
 
     # What it knows
@@ -118,8 +131,7 @@ class Desk:
     def take(self, flight: Flight) -> None:
         """A new request."""
         self.flights[flight.request_id] = flight
-        if flight.expires_s < inf:
-            heappush(self._expiries, (flight.expires_s, flight.number, flight))
+        self._watch(flight)
         self._arrive(flight)
         self._send()
 
@@ -154,6 +166,9 @@ class Desk:
             return
         self._unbound[flight.request_id] = flight
         self._carry_out(self._dispatcher.arrived(flight.live, self._clock.now_s()))
+        if flight.request_id in self._unbound:
+            for member in self._ready.values():
+                self._look_ahead(member)
 
     def _probe(self) -> None:
         """Give those on probation to replicas that have none, the first come first."""
@@ -209,6 +224,7 @@ class Desk:
         assert self._dispatcher is not None and member.standing is not None
         self._dispatcher.left(member.id)
         self._probed.pop(member.id, None)
+        self._ahead.pop(member.id, None)
         if not self._ready:
             self._hold_queue()
         for flight in member.standing.flights.values():
@@ -222,6 +238,7 @@ class Desk:
         flights, heard = life.standing.flights.values(), life.heard
         queued = set() if life.state is None else set(life.state.queued)
         self._probed.pop(member.id, None)
+        self._ahead.pop(member.id, None)
         if self._ready.pop(member.id, None) is not None:
             assert self._dispatcher is not None
             self._dispatcher.left(member.id)
@@ -233,13 +250,28 @@ class Desk:
             flight.is_running = False
             if is_blamed and flight.number not in queued:
                 self._strike(flight, member, 1.0 if flight.order <= heard else UNSEEN)
-            if flight.strikes >= STRIKES or flight.resumptions >= MOST_DEATHS:
+            if is_blamed and (flight.strikes >= STRIKES or flight.deaths >= MOST_DEATHS):
                 self._condemn(flight, member.last_death)
                 continue
-            flight.resumptions += 1
-            self.resumed += 1
-            self._arrive(flight)
+            flight.deaths += is_blamed
+            self._resume(flight)
         self._send()
+
+    def move(self, member: Member) -> None:
+        """Have others go on with what a drained member has begun; where there are none, it does."""
+        standing = member.standing
+        if standing is None or member.id in self._ready or not self._ready:
+            return
+        for flight in sorted(standing.flights.values(), key=lambda one: one.number):
+            self._leave_member(flight)
+            self._resume(flight)
+        self._send()
+
+    def _resume(self, flight: Flight) -> None:
+        """Let it go on from the tokens that were told."""
+        flight.resumptions += 1
+        self.resumed += 1
+        self._arrive(flight)
 
     @staticmethod
     def _strike(flight: Flight, member: Member, strike: float) -> None:
@@ -273,8 +305,8 @@ class Desk:
         last_s = -inf
         for event in news.events:
             flight = standing.flights.get(event.number)
-            if flight is None:
-                continue  # it was aborted, and this was on its way
+            if flight is None or news.heard < flight.order:
+                continue  # it was aborted, or moved away and back, and this was on its way
             is_plain = event.start is None and event.end is None and not flight.strikes
             if not (flight.hear(event) if is_plain else self._take(member, flight, event)):
                 self._breach(member, f"what it says of request {flight.request_id} does not fit")
@@ -287,8 +319,33 @@ class Desk:
             standing.apply(news.state, news.heard)
         for number, is_back in news.returned:
             self._returned(member, number, is_back)
-        self._stepped(member.id)
+        is_due, timer = member.id not in self._ahead, self._ahead.pop(member.id, None)
+        if timer is not None:
+            timer.cancel()
+        if is_due or timer is not None:  # nobody has asked since its last step ended
+            self._stepped(member.id)
+        self._look_ahead(member)
         self._send()
+
+    def _look_ahead(self, member: Member) -> None:
+        """Ask what a replica should get next a little before its step ends by its prices.
+
+        What is bound then is in its next plan, and not in the one after that.
+        """
+        standing = member.standing
+        if not self.has_queue or standing is None or member.id in self._ahead:
+            return
+        now_s = self._clock.now_s()
+        standing.advance(now_s)
+        wait_s = standing.view.boundary_s - AHEAD_S - now_s
+        if wait_s > 0:
+            self._ahead[member.id] = self._later(wait_s, partial(self._ask_ahead, member))
+
+    def _ask_ahead(self, member: Member) -> None:
+        if self._ready.get(member.id) is member:
+            self._ahead[member.id] = None
+            self._stepped(member.id)
+            self._send()
 
     def _take(self, member: Member, flight: Flight, event: Event) -> bool:
         """One request's news; false where it contradicts what came before."""
@@ -316,9 +373,8 @@ class Desk:
         if fails:
             self._strike(flight, member, 1.0)
             if flight.strikes < STRIKES:
-                flight.resumptions += 1
-                self.resumed += 1
-                self._arrive(flight)
+                flight.deaths += 1
+                self._resume(flight)
                 return True
             flight.finish(end)
         assert flight.last is not None
@@ -332,7 +388,7 @@ class Desk:
         flight = standing.flights.get(number)
         if flight is None or not flight.is_leaving:
             return
-        flight.is_leaving = False
+        standing.leaves(flight, is_leaving=False)
         goes_to, flight.goes_to = flight.goes_to, None
         if not is_back:
             return
@@ -359,9 +415,8 @@ class Desk:
         if dispatcher is not None and self._ready:
             if now_s >= dispatcher.wake_s:
                 self._carry_out(dispatcher.woke(now_s))
-            if dispatcher.has_queue:
-                for member in self.ready:
-                    self._step_if_idle(member, now_s)
+            for member in self.ready:
+                self._step_if_idle(member, now_s)
         self._expire(now_s)
         self._let_down(now_s)
         self._send()
@@ -370,8 +425,10 @@ class Desk:
         """Ask what a replica should get that tells nothing because no token comes of its steps."""
         standing = member.standing
         assert standing is not None
-        standing.advance(now_s)
-        if standing.view.boundary_s <= now_s or standing.view.prompt_tokens:
+        if not standing.flights:
+            self._stepped(member.id)
+        elif self.has_queue and standing.view.prompt_tokens:
+            standing.advance(now_s)
             self._stepped(member.id)
 
     def _stepped(self, member_id: int) -> None:
@@ -379,8 +436,6 @@ class Desk:
         if dispatcher is None or member_id not in self._ready:
             return
         for _ in range(MOST_ROUNDS):
-            if not dispatcher.has_queue:
-                return
             self._is_asked_again = False
             self._carry_out(dispatcher.stepped(member_id, self._clock.now_s()))
             if not self._is_asked_again:
@@ -398,7 +453,9 @@ class Desk:
                     flight.was_relegated = True
             elif isinstance(decision, Refuse):
                 self._refuse(decision)
-            # Roles and migrations of keys and values are the simulator's: requests stay.
+            elif isinstance(decision, Flip):
+                self._flip(decision)
+            # Keys and values don't move between these replicas: they have no link.
 
     def _bind_if_there(self, decision: Bind) -> None:
         flight = self._unbound.pop(decision.request_id, None)
@@ -422,12 +479,13 @@ class Desk:
     def _give_back(self, decision: GiveBack) -> None:
         flight = self.flights.get(decision.request_id)
         member = self._ready.get(decision.replica_id)
-        if flight is None or member is None or flight.member is not member:
+        if flight is None or member is None or flight.member is not member or flight.is_leaving:
             return
         self._ask_back(flight, member)
 
     def _ask_back(self, flight: Flight, member: Member) -> None:
-        flight.is_leaving = True
+        assert member.standing is not None
+        member.standing.leaves(flight, is_leaving=True)
         self._order(member, Unbind(flight.number))
 
     def _refuse(self, decision: Refuse) -> None:
@@ -435,6 +493,12 @@ class Desk:
         if flight is not None:
             self.refused += 1
             self.forget(flight, Infeasible(decision.answer))
+
+    def _flip(self, decision: Flip) -> None:
+        """A role is the dispatcher's preference; any replica can serve anything."""
+        member = self._ready.get(decision.replica_id)
+        if member is not None and member.standing is not None:
+            member.standing.view.role = decision.role
 
     def _order(self, member: Member, order: Order) -> int:
         self._touched[member.id] = member
@@ -447,6 +511,15 @@ class Desk:
             self._flush(member)
 
     # Time
+
+    def _watch(self, flight: Flight) -> None:
+        """Note a hard deadline; those of requests that have ended are dropped now and then."""
+        if flight.expires_s == inf:
+            return
+        heappush(self._expiries, (flight.expires_s, flight.number, flight))
+        if len(self._expiries) > 2 * len(self.flights) + SPARE:
+            self._expiries = [entry for entry in self._expiries if not entry[2].is_shut]
+            heapify(self._expiries)
 
     def _expire(self, now_s: float) -> None:
         """End what is past a hard deadline and has no replica that would."""

@@ -102,6 +102,11 @@ class Standing:
         flight.is_running = False
         self._lives()
 
+    def leaves(self, flight: Flight, *, is_leaving: bool) -> None:
+        """It was asked back, or stays after all; meanwhile it does not count as waiting there."""
+        flight.is_leaving = is_leaving
+        self._lives()
+
     def decodes(self, flight: Flight) -> None:
         """Its first token here has come. How its blocks grow from now on, snapshots tell."""
         if self._prompts.pop(flight.number, None) is not None:
@@ -226,7 +231,9 @@ class Standing:
         """Show the dispatcher who runs and who waits."""
         view = self.view
         view.running = [flight.live for flight in self._running]
-        view.waiting = [f.live for f in self._prompts.values() if not f.is_running]
+        view.waiting = [
+            f.live for f in self._prompts.values() if not f.is_running and not f.is_leaving
+        ]
         view.prompt_tokens = sum(f.live.wanted_tokens for f in self._prompts.values())
 
     # Prices and prefixes

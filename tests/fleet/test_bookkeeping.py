@@ -205,7 +205,7 @@ async def _run(world: World, actions: list[tuple[str, int]]) -> None:
     engine = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=8))
     words: Any = SimpleNamespace(vocabulary=1000)
     fleet = Fleet(
-        FleetConfig(replicas=2, lease_s=1e9),
+        FleetConfig(replicas=2, lease_s=1e9, hold_s=1e9),
         engine,
         words,
         launcher=world,
