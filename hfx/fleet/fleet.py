@@ -28,10 +28,10 @@ from hfx.engine.observe import EngineStats, StepObserver
 from hfx.engine.stream import DeltaStream, Mailbox
 from hfx.request import FinishReason, Refused, Request
 
-from .crew import Crew
 from .flight import Flight
 from .launch import Launcher
 from .launchers import launcher_for
+from .operated import Operated
 from .prices import FleetCost
 from .records import summed
 from .spec import Specs
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 ABORT_TIMEOUT_S = 5.0
 
 
-class Fleet(Crew):
+class Fleet(Operated):
     """A `Service` over replicas. Make one by `launch`, in the event loop that will use it."""
 
     def __init__(
@@ -177,6 +177,7 @@ class Fleet(Crew):
     async def drain(self, timeout_s: float) -> None:
         """See `AsyncEngine.drain`."""
         self._draining = True
+        self.stop_changing()
         if await self._ended_within(timeout_s):
             return
         left = list(self._desk.flights.values())
@@ -190,6 +191,7 @@ class Fleet(Crew):
         if self._closed:
             return
         self._closed = True
+        self.stop_changing()
         if self._ticker is not None:
             self._ticker.cancel()
         for flight in list(self._desk.flights.values()):

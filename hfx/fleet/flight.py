@@ -48,6 +48,7 @@ class Flight(Mailbox):
         self.strikes = 0.0
         self.failed_at: int | None = None
         self.resumptions = 0
+        self.deaths = 0  # of replicas that had it, whatever the cause
         self.was_relegated = False
         self.names: dict[int, list[bytes]] = {}  # of its prompt's full blocks, by their size
         self.last: Delta | None = None  # of its end, once that has come

@@ -5,6 +5,7 @@ Seconds on the parent's clock. A member outlives its processes; its epoch number
 
 from __future__ import annotations
 
+from asyncio import TimerHandle
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -110,6 +111,14 @@ class Member:
     is_slow: bool = False
     is_drained: bool = False  # kept out of dispatch until somebody says otherwise
     is_wanted: bool = True
+    device: str = ""  # as its configuration says
+    mover: TimerHandle | None = None  # to move its requests, if it is still drained then
+
+    def forget_mover(self) -> None:
+        """Its requests may end where they are."""
+        if self.mover is not None:
+            self.mover.cancel()
+            self.mover = None
 
     @property
     def standing(self) -> Standing | None:

@@ -117,6 +117,27 @@ def placed(
     )
 
 
+def has_room(replicas: int, config: FleetConfig, engine: EngineConfig) -> bool:
+    """Whether one replica more than there are can run for a while without taking from them.
+
+    A core and its memory are shared out to all of them; a cluster may make one wait for long.
+    """
+    if config.replica_devices:
+        devices = config.replica_devices
+        engine = replace(engine, device=devices[replicas % len(devices)])
+    if config.launcher == "ray":
+        return False
+    if engine.emulated_profile is not None:
+        return True
+    if kind_of(engine.device) is None:
+        return False
+    try:
+        place(replicas, replicas + 1, engine)
+    except ValueError:
+        return False
+    return True
+
+
 def resources(engine: EngineConfig) -> dict[str, float]:
     """What one replica takes, for launchers that place by that: GPUs or NPUs, else cores."""
     kind = None if engine.emulated_profile is not None else kind_of(engine.device)

@@ -109,13 +109,21 @@ class Roster:
 
     # Members
 
+    def check(self, member_id: int) -> None:
+        """Check that there could be such a member.
+
+        Raises:
+            ValueError: there is no device for it.
+        """
+        self._spec_of(member_id)
+
     def add(self, member_id: int) -> Member:
         """A new member, whose process starts now.
 
         Raises:
             ValueError: there is no device for it.
         """
-        self._spec_of(member_id)
+        self.check(member_id)
         member = self.members[member_id] = Member(member_id)
         self._start(member)
         self._pace()
@@ -209,6 +217,7 @@ class Roster:
         member.phase, member.loading = "starting", ""
         life = member.life = Life(member.epoch, new_token(), now_s, heard_s=now_s)
         spec = self._spec_of(member.id).begun(member.epoch, life.token, self._endpoint)
+        member.device = spec.engine.device
         for channel in ("main", "beat"):
             self._by_address[member.to(channel)] = member
         try:
