@@ -54,7 +54,7 @@ def _measured(part: str, load: Load, options: argparse.Namespace) -> dict[str, A
     if part == "m1":
         return m1(load, options.m1_s)
     if part == "added_ttft":
-        return added_ttft(load, 20.0)
+        return added_ttft(load, 8.0)
     if part == "kills":
         return kills(load, options.kill_s, options.kill_every_s)
     return snapshots(10.0)

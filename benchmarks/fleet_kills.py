@@ -48,7 +48,7 @@ def kills(load: Load, seconds: float, every_s: float, seed: int = 0) -> dict[str
         resumed = metric(server, "fleet_requests_resumed_total")
     outcomes = () if run is None else run.outcomes
     words = _words(max(prompt.output_tokens for prompt in prompts))
-    verdicts = [_verdict(o, p, words) for o, p in zip(outcomes, prompts, strict=False)]
+    verdicts = [verdict(o, p, words) for o, p in zip(outcomes, prompts, strict=False)]
     return {
         "part": "kills",
         "requests": len(prompts),
@@ -94,7 +94,7 @@ def _words(tokens: int) -> str:
     return words.tokenizer.decode((ids * (tokens // len(ids) + 2))[: tokens + 8], True)
 
 
-def _verdict(outcome: Outcome, prompt: Prompt, words: str) -> str:
+def verdict(outcome: Outcome, prompt: Prompt, words: str) -> str:
     """Whether an answer is what it would have been if nobody had died."""
     if not outcome.success or (outcome.output_tokens or 0) < prompt.output_tokens:
         return "lost"
