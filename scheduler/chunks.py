@@ -33,6 +33,7 @@ LONGEST_OF_LEAST = 1.5  # times its decodes alone: so long may a step always be
 EARLY = 1.3  # times the tokens a step that would just do
 GENTLE_PARTS = 4  # of a tile: how finely chunks are cut when nothing presses
 GENTLE = 1.12  # times a step of decodes: what streams hardly notice
+SOON_DONE = 2  # steps: prompts that need no more of them are not drawn out
 
 
 class Chunks:
@@ -89,6 +90,8 @@ class Chunks:
             return most_s
         if CROWD * len(chosen.kept) > len(self.found.tracks):
             return most_s
+        if self._soon_done(chosen.kept, most_s):
+            return most_s
         idle = 1 - self.policy.arriving / BUSY
         share = HURRY * chosen.pressure / idle if idle > 0 else 1.0
         if share >= 1 or self.base_s / (1 - share) >= most_s:
@@ -96,6 +99,15 @@ class Chunks:
         gentle_s = max(self.base_s / (1 - share), GENTLE * self.base_s)
         self.grain = max(1, self.grain // GENTLE_PARTS)
         return min(most_s, max(gentle_s, self._paced_s(chosen.kept)))
+
+    def _soon_done(self, kept: Sequence[Track], most_s: float) -> bool:
+        """Whether a step or two of that length compute all prompts; then they may as well."""
+        tokens = sum(track.live.wanted_tokens for track in kept)
+        most = SOON_DONE * self.policy.max_step_tokens
+        if tokens > most or most_s == inf:
+            return tokens <= most
+        history = min((track.live.cached_tokens for track in kept), default=0)
+        return tokens <= SOON_DONE * self.cost.prefill_tokens_within(most_s, self.mix, history)
 
     def _longest_s(self, pressure: float) -> float:
         """The longest step that makes sense, whatever decodes allow."""
