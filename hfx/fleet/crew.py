@@ -182,12 +182,16 @@ class Crew:
         if news.state is not None:
             self._learn(member, news.state)
 
+    def on_doomed(self, member: Member) -> None:
+        """See `Audience`."""
+        self._desk.shun(member)
+
     def on_lost(self, member: Member, life: Life, *, is_death: bool) -> None:
         """See `Audience`."""
         self._changed.set()
         member.is_slow = False
         if life.standing is not None:
-            self._desk.lost(member, life, is_blamed=is_death)
+            self._desk.lost(member, life, is_death=is_death)
 
     def on_failed(self, member: Member, reason: str, is_mendable: bool) -> None:
         """See `Audience`."""

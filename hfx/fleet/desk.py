@@ -232,11 +232,8 @@ class Desk:
                 self._ask_back(flight, member)
         self._send()
 
-    def lost(self, member: Member, life: Life, *, is_blamed: bool) -> None:
-        """A member's process is gone: what it had goes on elsewhere, from what was told."""
-        assert life.standing is not None
-        flights, heard = life.standing.flights.values(), life.heard
-        queued = set() if life.state is None else set(life.state.queued)
+    def shun(self, member: Member) -> None:
+        """Bind nothing more to a member that will be lost."""
         self._probed.pop(member.id, None)
         self._ahead.pop(member.id, None)
         if self._ready.pop(member.id, None) is not None:
@@ -244,10 +241,18 @@ class Desk:
             self._dispatcher.left(member.id)
             if not self._ready:
                 self._hold_queue()
+
+    def lost(self, member: Member, life: Life, *, is_death: bool) -> None:
+        """A member's process is gone: what it had goes on elsewhere, from what was told."""
+        assert life.standing is not None
+        flights, heard = life.standing.flights.values(), life.heard
+        queued = set() if life.state is None else set(life.state.queued)
+        self.shun(member)
         for flight in sorted(flights, key=lambda one: (one.live.arrival_s, one.number)):
             live = flight.live
             live.cached_tokens = live.held_blocks = 0
             flight.is_running = False
+            is_blamed = is_death and life.could_obey(flight.order)
             if is_blamed and flight.number not in queued:
                 self._strike(flight, member, 1.0 if flight.order <= heard else UNSEEN)
             if is_blamed and (flight.strikes >= STRIKES or flight.deaths >= MOST_DEATHS):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import zmq
 
+from .cipher import listen_encrypted
 from .messages import Message, encode
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ QUEUED = 4096  # messages for one replica that does not read: then it is cut off
 class Hub:
     """A bound socket that many replicas are connected to; for its loop's thread only.
 
-    `deliver` gets each message with the address that it came from.
+    `deliver` gets each message with the address that it came from. What crosses a network is
+    encrypted: `key` is what those who connect must know, empty on this host's own sockets.
     """
 
     def __init__(self, endpoint: str, deliver: Callable[[bytes, bytes], None]) -> None:
@@ -33,6 +35,7 @@ class Hub:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.SNDHWM, QUEUED)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # each replica's window of news bounds it
+        self.key = listen_encrypted(self._socket) if endpoint.startswith("tcp:") else ""
         self._socket.bind(endpoint)
         self.bound = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._fd = int(self._socket.get(zmq.FD))

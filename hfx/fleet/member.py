@@ -60,6 +60,7 @@ class Life:
     standing: Standing | None = None
     failure: str = ""  # its own last words
     is_mendable: bool = False
+    is_silent: bool = False  # lost for its silence
     news: Ordered[News] = field(default_factory=Ordered)
     acked: int = 0  # news that it knows to have come
     answered_s: float = 0.0  # when its beats were last answered
@@ -79,6 +80,12 @@ class Life:
         message = Orders(self.epoch, self.sent, self.acked, tuple(self.orders))
         self.orders = []
         return message
+
+    def could_obey(self, order: int) -> bool:
+        """Whether it has, or may have without a word: one that fell silent before has not."""
+        if order <= self.heard or not self.is_silent:
+            return True
+        return any(number == order and sent_s < self.heard_s for number, sent_s in self.unheard)
 
     def ack(self) -> Ack | None:
         """Word of the news that has come, long before its window is full; mostly none."""

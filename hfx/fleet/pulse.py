@@ -13,6 +13,7 @@ from pathlib import Path
 
 import zmq
 
+from .cipher import connect_encrypted
 from .lifeline import end_group
 from .messages import Beat, Loading, ProtocolError, address, encode, to_replica
 from .spec import ReplicaSpec
@@ -58,6 +59,7 @@ class Pulse:
         self._socket.setsockopt(zmq.ROUTING_ID, address(spec.replica_id, spec.epoch, "beat"))
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 16)
+        connect_encrypted(self._socket, spec.key)
         self._socket.connect(spec.endpoint)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hfx-pulse", daemon=True)

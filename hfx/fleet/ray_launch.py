@@ -276,7 +276,8 @@ class RayLauncher:
 
 REMEDY = (
     "start one with `ray start --head` (and `ray start --address HOST:PORT` on other nodes), give "
-    "its address by --ray-address, or let hfx start one here by --ray-address none"
+    "its address by --ray-address, or let hfx start one here by --ray-address none; one that wants "
+    "a token must find it in RAY_AUTH_MODE and RAY_AUTH_TOKEN here too"
 )
 
 

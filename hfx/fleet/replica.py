@@ -23,6 +23,7 @@ from hfx.engine.engine import Engine
 from hfx.engine.errors import EngineDead
 from hfx.engine.threads import let_idle_threads_sleep
 
+from .cipher import connect_encrypted
 from .lifeline import die_with_parent, read_line
 from .messages import (
     VERSION,
@@ -83,6 +84,7 @@ def run(spec: ReplicaSpec, lifeline: int | None = None) -> int:
     connection.setsockopt(zmq.LINGER, LINGER_MS)
     connection.setsockopt(zmq.SNDHWM, 0)  # the window of news bounds it
     connection.setsockopt(zmq.RCVHWM, 0)
+    connect_encrypted(connection, spec.key)
     connection.connect(spec.endpoint)
     try:
         return _introduced(spec, context, connection, lifeline)

@@ -57,6 +57,10 @@ class Audience(Protocol):
         """It has told something; in order, each once."""
         ...
 
+    def on_doomed(self, member: Member) -> None:
+        """It is lost with others, and told of in its turn: nothing more shall go to it."""
+        ...
+
     def on_lost(self, member: Member, life: Life, *, is_death: bool) -> None:
         """A process is gone, and what it had not told with it; `member` has none now.
 
@@ -164,8 +168,9 @@ class Roster:
         if life is None:
             return
         asked = member.phase == "stopping"
+        life.is_silent = cause == "lease"
         self._end(member, life)
-        member.last_death = life.failure or why
+        member.last_death = life.failure or ("it was told to end" if asked else why)
         if not asked:
             member.deaths[cause] = member.deaths.get(cause, 0) + 1
         if not member.is_wanted or self._closed:
@@ -216,7 +221,9 @@ class Roster:
         member.starts += 1
         member.phase, member.loading = "starting", ""
         life = member.life = Life(member.epoch, new_token(), now_s, heard_s=now_s)
-        spec = self._spec_of(member.id).begun(member.epoch, life.token, self._endpoint)
+        spec = self._spec_of(member.id).begun(
+            member.epoch, life.token, self._endpoint, self._hub.key
+        )
         member.device = spec.engine.device
         for channel in ("main", "beat"):
             self._by_address[member.to(channel)] = member
@@ -234,6 +241,9 @@ class Roster:
         if handle is None or handle.alive() or member.life is not life:
             return
         self._hub.drain()  # its last words
+        for other in self.members.values():  # a machine that dies takes several along
+            if other.life and other.life.handle and not other.life.handle.alive():
+                self._audience.on_doomed(other)
         if member.life is life:
             self.lose(member, handle.why() or "it has ended", "exit")
 

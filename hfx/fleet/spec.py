@@ -19,7 +19,8 @@ ENGINE = "hfx.engine.launch:build_engine"  # what builds an engine from its conf
 class ReplicaSpec:
     """One process of one replica.
 
-    `endpoint` is where its parent listens, `token` what proves it. `builder` names what makes the
+    `endpoint` is where its parent listens, `token` what proves it, `key` what its
+    messages are encrypted for. `builder` names what makes the
     engine, as `module:function`, from `engine`. `cores` are those that it may run on, empty for
     all; `env` is added to its environment, in which devices are made visible. `resources` is what
     one replica takes, for launchers that place: `gpu`, `npu`, `cpu`.
@@ -29,6 +30,7 @@ class ReplicaSpec:
     epoch: int = 0
     endpoint: str = ""
     token: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
     engine: EngineConfig = field(default_factory=EngineConfig)
     builder: str = ENGINE
     cores: tuple[int, ...] = ()
@@ -54,9 +56,9 @@ class ReplicaSpec:
         """
         return msgspec.json.decode(line, type=cls)
 
-    def begun(self, epoch: int, token: str, endpoint: str) -> ReplicaSpec:
+    def begun(self, epoch: int, token: str, endpoint: str, key: str) -> ReplicaSpec:
         """The same, for one process of it."""
-        return replace(self, epoch=epoch, token=token, endpoint=endpoint)
+        return replace(self, epoch=epoch, token=token, endpoint=endpoint, key=key)
 
 
 Specs = Callable[[int], ReplicaSpec]  # how a replica of that id is started

@@ -118,6 +118,7 @@ class World:
         self.deliver: Callable[[bytes, bytes], None] = lambda *_: None
         self.bound = "played"
         self.busy_s = 0.0
+        self.key = ""
 
     def hub(self, _: str, deliver: Callable[[bytes, bytes], None]) -> "World":
         self.deliver = deliver

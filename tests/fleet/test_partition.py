@@ -74,7 +74,7 @@ class Relayed(LocalLauncher):
     def start(self, spec: ReplicaSpec) -> Handle:
         if spec.replica_id == 1 and spec.epoch == 1:
             endpoint = f"tcp://127.0.0.1:{self._relay.port}"
-            spec = spec.begun(spec.epoch, spec.token, endpoint)
+            spec = spec.begun(spec.epoch, spec.token, endpoint, spec.key)
         return super().start(spec)
 
 

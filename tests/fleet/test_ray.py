@@ -99,12 +99,12 @@ async def harmed(replicas: int, act: Callable[[Fleet], None]) -> AsyncIterator[F
         yield fleet
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_actor_takes_its_replica_along_and_the_request_goes_on(
-    number: signal.Signals,
-) -> None:
+def test_a_killed_actor_takes_its_replica_along_and_the_request_goes_on() -> None:
+    def kill_actor(fleet: Fleet) -> None:
+        os.kill(actor_of(serving(fleet)), signal.SIGKILL)
+
     async def test() -> None:
-        async with harmed(2, lambda fleet: os.kill(actor_of(serving(fleet)), number)) as fleet:
+        async with harmed(2, kill_actor) as fleet:
             await until(lambda: fleet.phases() == {"ready": 2})
             (why,) = [m.last_death for m in fleet.members if m.epoch == 2]
             assert "actor" in why
@@ -232,7 +232,7 @@ def test_a_cluster_that_refuses_us_is_an_error_that_says_so(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
 
-    with pytest.raises(ValueError, match=r"no Ray cluster was found at \S+: .*oken.*; start one"):
+    with pytest.raises(ValueError, match=r"no Ray cluster was found at .*RAY_AUTH_TOKEN"):
         RayLauncher.connect(cluster.address)
 
 
