@@ -168,7 +168,7 @@ class SlackDispatcher:
     def _next(self, fit: Fit, window_s: float, now_s: float) -> Waiting | None:
         """The first in the queue that this replica should serve, spare work where there is none."""
         urgent = late = None
-        pace_s = 0.0 if fit.view.link is not None else self._pace_s(fit.view.id)
+        pace_s = 0.0 if self.chooser.roles.is_apart else self._pace_s(fit.view.id)
         for waiting in self.queue.promised[:LOOKED_AT]:
             ahead_s = fit.ahead_s(waiting.due_s)
             if (ahead_s and ahead_s >= window_s) or not self._holds(fit, waiting):
@@ -244,10 +244,10 @@ class SlackDispatcher:
 
     def _candidates(self, waiting: Waiting, now_s: float) -> list[int]:
         """A few of the replicas that could begin it: those with the fewest requests."""
-        able = []
+        able, is_apart = [], self.chooser.roles.is_apart
         for id in self._sampled():
             view, pace_s = self._replicas[id], self._pace_s(id)
-            if (view.link is not None or pace_s <= waiting.tpot_s) and self._begins(view, now_s):
+            if (is_apart or pace_s <= waiting.tpot_s) and self._begins(view, now_s):
                 able.append((-pace_s, view.requests, id))
         return [id for _, _, id in nsmallest(CANDIDATES, able)]
 
@@ -322,7 +322,7 @@ class SlackDispatcher:
         waiting = self._waiting(live, now_s)
         if other is view or live.output_tokens or live.preemptions:
             return ()
-        if view.link is None and self._pace_s(view.id) > waiting.tpot_s:
+        if not self.chooser.roles.is_apart and self._pace_s(view.id) > waiting.tpot_s:
             return ()
         there = self._picture(other.id, now_s, fresh=True)
         here = self._picture(view.id, now_s, fresh=True)

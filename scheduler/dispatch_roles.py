@@ -29,6 +29,8 @@ MEMORY_S = 30.0  # over which arrivals are averaged
 GAIN = 1.04  # that other roles must promise before anybody changes
 CHANGED = 0.15  # of the traffic of a tier: from there on other roles are looked for
 LIGHT = 1.35  # times the traffic that would fit without any roles: up to there they are not needed
+APART = 1.3  # times the traffic that would fit with prompts beside streams: up to there they stay
+LONG_TOKENS = 4096  # before a token of a prompt: longer ones stand in the way of streams anyway
 MOST_TIERS = 8
 LONGEST_S = 1.0  # of a time per token: looser ones, or none, are alike
 
@@ -50,9 +52,22 @@ class Roles:
 
     paces: tuple[float, ...] = ()
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether some compute prompts only, so that a prompt may be computed anywhere."""
+        return bool(self.paces) and self.paces[-1] == inf
+
     def pace_s(self, place: int) -> float:
         """What the replica at that place hosts."""
         return self.paces[place] if place < len(self.paces) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Roles, and how many times the traffic they carry."""
+
+    roles: Roles
+    growth: float
 
 
 class Traffic:
@@ -152,15 +167,24 @@ class Chooser:
         light = LIGHT if not now.paces else LIGHT * GAIN
         if alike_growth(loads, found, replicas) >= light:
             return Roles()
-        if moves:
-            found = [*self._hosted, prompts_only(cost, self.traffic.history_tokens)]
-        program = Program(loads, found, moves=moves)
+        history = self.traffic.history_tokens
+        if not moves or history <= LONG_TOKENS:
+            together = self._better(Program(loads, found, moves=False), replicas, now)
+            if not moves or together.growth >= (APART * GAIN if now.is_apart else APART):
+                return together.roles
+        found = [*self._hosted, prompts_only(cost, history)]
+        return self._better(Program(loads, found, moves=True), replicas, now).roles
+
+    def _better(self, program: Program, replicas: int, now: Roles) -> _Choice:
+        """The roles that carry most; the present ones, where that is little more."""
         best = program.best(replicas)
         if best is None:
-            return Roles()
-        if len(now.paces) == replicas and program.growth(_shares(now)) * GAIN >= best.growth:
-            return now
-        return Roles(_paces(best))
+            return _Choice(Roles(), 0.0)
+        if len(now.paces) == replicas:
+            growth = program.growth(_shares(now))
+            if growth * GAIN >= best.growth:
+                return _Choice(now, growth)
+        return _Choice(Roles(_paces(best)), best.growth)
 
 
 def _differ(loads: Sequence[Load], others: Sequence[Load]) -> bool:

@@ -120,3 +120,17 @@ def test_who_computes_prompts_only_hosts_nothing() -> None:
 
 def test_one_replica_has_no_role() -> None:
     assert chooser(9, 9).look(priced(), 1, 10.0, moves=True) == Roles()
+
+
+def test_prompts_stay_beside_streams_as_long_as_both_fit_well() -> None:
+    def look(per_s: int, prompt: int) -> Roles:
+        made = Chooser()
+        for n in range(10 * per_s):
+            pace_s = 0.02 if n % 10 == 0 else LOOSE
+            made.traffic.arrived(pace_s, prompt, prompt / 10, n / per_s)
+        return made.look(priced(), 4, 10.0, moves=True)
+
+    assert look(4, 200) == Roles()
+    assert look(8, 200) == Roles((0.02, LOOSE, LOOSE, LOOSE))
+    assert look(12, 200) == Roles((0.02, inf, inf, inf))
+    assert look(1, 20_000).is_apart  # however few: each of them stands in the way for 20 s
