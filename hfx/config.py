@@ -223,6 +223,7 @@ class HttpConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: tuple[str, ...] = ()
+    admin_key: tuple[str, ...] = ()
     root_path: str = ""
     allowed_origins: tuple[str, ...] = ()
     shutdown_timeout_s: float = 30.0
@@ -231,6 +232,13 @@ class HttpConfig:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_requests: bool = False
     per_request_metrics: bool = False  # also in answers to requests without a promise
+
+    def __post_init__(self) -> None:
+        if set(self.admin_key) & set(self.api_key):
+            raise ValueError(
+                "an admin_key is an api_key too: whoever sends requests could stop replicas; "
+                "give /admin a key of its own"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 import hfx
 
-from . import protocol
+from . import admin, admin_bodies, protocol
 from .docs import page
 from .errors import ApiError
 from .middleware import Guard, Trace
@@ -28,13 +28,20 @@ _BODIES = (
     protocol.CompletionRequest,
     protocol.TokenizeRequest,
     protocol.DetokenizeRequest,
+    admin_bodies.ResizeRequest,
+    admin_bodies.TiersRequest,
 )
 
 
 def application(site: Site) -> ASGIApp:
     """Everything that answers a request, from its first header on."""
     api = fastapi(site)
-    guarded: ASGIApp = Guard(api, api_keys=site.http.api_key, max_bytes=site.http.max_request_bytes)
+    guarded: ASGIApp = Guard(
+        api,
+        api_keys=site.http.api_key,
+        admin_keys=site.http.admin_key,
+        max_bytes=site.http.max_request_bytes,
+    )
     if site.http.allowed_origins:
         guarded = CORSMiddleware(
             guarded,
@@ -57,12 +64,14 @@ def fastapi(site: Site) -> FastAPI:
         title="hfx",
         version=hfx.__version__,
         description="OpenAI-compatible serving of language models. With `--api-key`, inference "
-        "needs the header `Authorization: Bearer KEY`.",
+        "needs the header `Authorization: Bearer KEY`. `/admin` is there with `--admin-key` only, "
+        "and takes no other key.",
         docs_url=None,
         redoc_url=None,
     )
     api.state.site = site
     api.include_router(router)
+    api.include_router(admin.router)
     api.add_api_route("/docs", _docs, include_in_schema=False)
     api.add_exception_handler(ApiError, refuse)
     api.add_exception_handler(HTTPException, _http_error)

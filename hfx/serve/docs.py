@@ -44,13 +44,14 @@ def page(schema: Schema, base_url: str) -> str:
 
 def _operation(schema: Schema, method: str, path: str, operation: Schema, base_url: str) -> str:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    parts = [_example(base_url + path, content)]
+    parts = [_example(method, base_url + path, content)]
     if content:
         parts.append(_fields("Request body", schema, content["schema"]))
-    parts.append(_headers(operation.get("parameters", [])))
+    parts.append(_parameters("Header", operation.get("parameters", [])))
+    parts.append(_parameters("Query", operation.get("parameters", [])))
     for code, answer in operation["responses"].items():
         kind = answer.get("content", {}).get("application/json", {}).get("schema")
-        if kind and code == "200":
+        if kind and code in ("200", "202"):
             parts.append(_fields("Answer", schema, kind))
     parts.append(_statuses(operation["responses"]))
     return (
@@ -60,21 +61,22 @@ def _operation(schema: Schema, method: str, path: str, operation: Schema, base_u
     )
 
 
-def _example(url: str, content: Schema | None) -> str:
-    command = f"curl -s {url}"
+def _example(method: str, url: str, content: Schema | None) -> str:
+    is_plain = method == "get" or (method == "post" and content is not None)
+    command = f"curl -s {'' if is_plain else f'-X {method.upper()} '}{url}"
     if content:
         body = json.dumps(content["example"], ensure_ascii=False)
         command += f" \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'"
     return f"<pre>{escape(command)}</pre>"
 
 
-def _headers(parameters: list[Schema]) -> str:
+def _parameters(place: str, parameters: list[Schema]) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(each['name'])}</code></td><td>{_prose(each['description'])}</td></tr>"
         for each in parameters
-        if each["in"] == "header"
+        if each["in"] == place.lower()
     )
-    return f"<table><tr><th>Header</th><th></th></tr>{rows}</table>" if rows else ""
+    return f"<table><tr><th>{place}</th><th></th></tr>{rows}</table>" if rows else ""
 
 
 def _statuses(responses: Schema) -> str:

@@ -74,6 +74,7 @@ class FleetMetrics:
                     family.add_metric((self._model, str(member.id)), float(value))
             yield family
         yield self._deaths()
+        yield self._restarts()
         yield from self._requests()
 
     def _deaths(self) -> Metric:
@@ -85,6 +86,16 @@ class FleetMetrics:
         for member in self._fleet.members:
             for cause, count in member.deaths.items():
                 family.add_metric((self._model, str(member.id), cause), count)
+        return family
+
+    def _restarts(self) -> Metric:
+        family = CounterMetricFamily(
+            "hfx:replica_restarts",
+            "How often a replica's process was replaced, for whatever reason",
+            labels=("model_name", "replica"),
+        )
+        for member in self._fleet.members:
+            family.add_metric((self._model, str(member.id)), max(0, member.starts - 1))
         return family
 
     def _requests(self) -> Iterator[Metric]:

@@ -69,7 +69,7 @@ class HttpMetrics:
     def count(self, method: str, path: str, code: int) -> None:
         """One response; paths and methods that are not served share a label."""
         path = path if path in self._paths else "other"
-        method = method if method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+        method = method if method in ("GET", "POST", "PUT", "HEAD", "OPTIONS") else "other"
         self._responses.labels(method, path, str(code)).inc()
 
     def reject(self, reason: str) -> None:

@@ -22,8 +22,10 @@ KNOWN_PATHS = OPEN_PATHS | frozenset(
     (
         *("/v1/chat/completions", "/v1/completions", "/v1/estimate", "/v1/tiers", "/v1/models"),
         *("/tokenize", "/detokenize"),
+        *("/admin/replicas", "/admin/resize", "/admin/restart", "/admin/tiers"),
     )
 )
+ADMIN = "/admin"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 log = logging.getLogger("hfx.serve.access")
@@ -107,11 +109,22 @@ class Trace:
 
 
 class Guard:
-    """Refuses requests without a key (401), bodies that are too large (413) or encoded (415)."""
+    """Refuses requests without a key (401), bodies that are too large (413) or encoded (415).
 
-    def __init__(self, app: ASGIApp, *, api_keys: tuple[str, ...], max_bytes: int) -> None:
+    `/admin` has keys of its own, and is not there (404) where there are none.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        api_keys: tuple[str, ...],
+        max_bytes: int,
+        admin_keys: tuple[str, ...] = (),
+    ) -> None:
         self._app = app
         self._digests = [_digest(key.encode()) for key in api_keys]
+        self._admin_digests = [_digest(key.encode()) for key in admin_keys]
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,13 +139,11 @@ class Guard:
         await self._app(scope, self._bounded(receive), send)
 
     def _check(self, scope: Scope) -> None:
-        if self._digests and scope["path"] not in OPEN_PATHS and not self._has_key(scope):
-            raise ApiError(
-                401,
-                "the API key is missing or wrong: send 'Authorization: Bearer KEY'",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            )
+        path = scope["path"]
+        if path == ADMIN or path.startswith(ADMIN + "/"):
+            self._check_admin(scope)
+        elif self._digests and path not in OPEN_PATHS and not _has(self._digests, scope):
+            raise _no_key("the API key is", "invalid_api_key")
         encoding = header(scope, b"content-encoding")
         if encoding not in (None, b"", b"identity"):
             raise ApiError(415, "content-encoding must be identity: send the body uncompressed")
@@ -140,11 +151,17 @@ class Guard:
         if length is not None and length.isdigit() and int(length[:20]) > self._max_bytes:
             raise self._too_large(int(length[:20]))
 
-    def _has_key(self, scope: Scope) -> bool:
-        scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
-        given = _digest(key.strip())
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
+    def _check_admin(self, scope: Scope) -> None:
+        if not self._admin_digests:
+            raise ApiError(
+                404,
+                "/admin is not enabled: start the server with --admin-key KEY (or HFX_ADMIN_KEY)",
+                code="admin_disabled",
+            )
+        if not _has(self._admin_digests, scope):
+            raise _no_key(
+                "/admin has a key of its own (--admin-key), which is", "invalid_admin_key"
+            )
 
     def _bounded(self, receive: Receive) -> Receive:
         received = 0
@@ -166,6 +183,23 @@ class Guard:
             "(--max-request-bytes)",
             code="body_too_large",
         )
+
+
+def _has(digests: list[bytes], scope: Scope) -> bool:
+    """Whether a request brings one of these keys; takes as long whichever it is."""
+    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
+    given = _digest(key.strip())
+    matches = [hmac.compare_digest(given, digest) for digest in digests]
+    return scheme.lower() == b"bearer" and any(matches)
+
+
+def _no_key(which: str, code: str) -> ApiError:
+    return ApiError(
+        401,
+        f"{which} missing or wrong: send 'Authorization: Bearer KEY'",
+        code=code,
+        headers={"www-authenticate": "Bearer"},
+    )
 
 
 def _digest(key: bytes) -> bytes:

@@ -400,6 +400,13 @@ OPTIONS: tuple[Option, ...] = (
             "key(s) that clients must send; repeat the flag for more than one",
             {"secret": True},
         ),
+        (
+            "admin-key",
+            "admin_key",
+            "key(s) of /admin: replicas, drain, undrain, resize, rolling restart, tiers; without "
+            "one there is no /admin",
+            {"secret": True},
+        ),
         ("allowed-origins", "allowed_origins", "origins browsers may call from; * for any", {}),
         ("root-path", "root_path", "path under which a proxy serves this server", {}),
         (

@@ -44,9 +44,10 @@ def promises(described: dict[str, Any]) -> dict[str, Any]:
     return described | {"parameters": parameters}
 
 
-def gives(model: type[BaseModel], *errors: int) -> dict[int | str, dict[str, Any]]:
+def gives(model: type[BaseModel], *errors: int, done: int = 200) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI describes a route's answers."""
-    described: dict[int | str, dict[str, Any]] = {200: {"model": model, "description": "Done."}}
+    text = "Done." if done == 200 else "Begun."
+    described: dict[int | str, dict[str, Any]] = {done: {"model": model, "description": text}}
     for code in errors:
         form = replies.RefusalReply if code == 429 else replies.ErrorReply
         described[code] = {"model": form, "description": _WHY[code]}
@@ -57,6 +58,7 @@ _WHY = {
     400: "A field is wrong; `param` names it.",
     401: "The API key is missing or wrong.",
     404: "No such model.",
+    409: "Not now, or not on this server; `code` and `message` say why, and what helps.",
     413: "The body is too large.",
     429: "The promise can't be kept (`type` `slo_infeasible`), or the queue is full "
     "(`overloaded`): nothing was computed. `Retry-After` says when to come back; it is missing, "
@@ -199,10 +201,7 @@ def _emulation(site: Site) -> dict[str, str]:
 
 
 def _cards(site: Site) -> list[dict[str, Any]]:
-    if site.model is None:
-        site.lifecycle.admit()
-    assert site.model is not None
-    model = site.model
+    model = site.opened()
     return [
         replies.ModelCard(
             id=name,
@@ -223,10 +222,7 @@ def _cards(site: Site) -> list[dict[str, Any]]:
 )
 async def tiers(request: Request) -> Response:
     site = site_of(request)
-    if site.model is None:
-        site.lifecycle.admit()
-    assert site.model is not None
-    return json({"object": "list", "data": [each.card for each in site.model.reach()]})
+    return json({"object": "list", "data": [each.card for each in site.opened().reach()]})
 
 
 @router.get(

@@ -115,7 +115,12 @@ class Life:
         self._listener = listener
         self._phases = phases
         emulated = config.engine.emulated_profile
-        self._site = Site(config.http, HttpMetrics(KNOWN_PATHS), emulated=emulated)
+        self._site = Site(
+            config.http,
+            HttpMetrics(KNOWN_PATHS),
+            emulated=emulated,
+            device=config.engine.device,
+        )
         self._signals = 0
         self._stop = asyncio.Event()
         self._uvicorn = _Uvicorn(
@@ -278,7 +283,7 @@ def _show_replicas(site: Site, engine: Service, model_name: str) -> None:
     from .fleet_metrics import FleetMetrics
 
     assert isinstance(engine, Fleet)
-    site.replicas = engine.phases
+    site.replicas, site.fleet = engine.phases, engine
     FleetMetrics(site.metrics.registry, model_name=model_name, fleet=engine)
 
 

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -22,6 +23,9 @@ from .prompts import Prompts, Tokenizer
 from .protocol import ChatCompletionRequest, CompletionRequest, GenerationBody
 from .reach import Reach, reach
 from .tier_metrics import TierMetrics
+
+if TYPE_CHECKING:
+    from hfx.fleet.fleet import Fleet
 
 _SERIAL = itertools.count()  # clients may use one request id twice at a time; the engine may not
 
@@ -118,12 +122,25 @@ class Site:
     replicas: Callable[[], Mapping[str, int]] | None = None  # by phase, where there are several
     model: Model | None = None
     emulated: str | None = None  # known before there is a model
+    device: str = "auto"  # as configured
+    fleet: "Fleet | None" = None  # of replicas, where there are some
 
     def state(self) -> str:
         """The lifecycle's state, or `dead` once the engine is."""
         if self.lifecycle.state == "ready" and self.model and not self.model.engine.is_healthy:
             self.lifecycle.state = "dead"
         return self.lifecycle.state
+
+    def opened(self) -> Model:
+        """The model, once it has been loaded, whatever has become of the server since.
+
+        Raises:
+            ApiError: 503, it is loading.
+        """
+        if self.model is None:
+            self.lifecycle.admit()
+        assert self.model is not None
+        return self.model
 
     def admitted(self) -> Model:
         """The model, if it takes requests now.

@@ -71,13 +71,22 @@ class TierMetrics:
         """Shares since the start, there from the start, so that a dashboard shows every tier."""
         names = (*self._labels, "tier", "rule")
         text = "Share of promises kept since the start, by the rule for time per token"
-        gauge = Gauge("hfx:slo_attainment", text, names, registry=self._registry)
+        self._gauge = Gauge("hfx:slo_attainment", text, names, registry=self._registry)
         self._counts: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
-        for tier in self._tiers - {OTHER}:
+        self._show(self._tiers - {OTHER})
+
+    def _show(self, tiers: Iterable[str]) -> None:
+        for tier in tiers:
             for rule in RULES:
-                child = gauge.labels(**self._labels, tier=tier, rule=rule)
+                child = self._gauge.labels(**self._labels, tier=tier, rule=rule)
                 child.set_function(partial(self._attainment, tier, rule))
+
+    def offer(self, tiers: Iterable[str]) -> None:
+        """Tiers that are offered from now on; the others keep what was counted."""
+        fresh = frozenset(tiers) - self._tiers
+        self._tiers |= fresh
+        self._show(fresh)
 
     def _attainment(self, tier: str, rule: str) -> float:
         all_ = self._counts.get((tier, "all"), 0)

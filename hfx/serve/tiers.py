@@ -52,6 +52,14 @@ def parse(raw: object) -> tuple[Tier, ...]:
     return tuple(_tier(str(name), fields) for name, fields in document.items())
 
 
+def document(tier: Tier) -> dict[str, Any]:
+    """A tier's fields as `parse` takes them; what it does not promise is left out."""
+    targets = {f"{name}_ms": getattr(tier, f"{name}_s") for name in TARGETS}
+    promised = {name: round(s * 1000, 6) for name, s in targets.items() if s is not None}
+    flags = {"may_refuse": tier.may_refuse, "may_relegate": tier.may_relegate}
+    return {**promised, "weight": tier.weight, **flags}
+
+
 def _document(text: str) -> Any:
     import yaml
 

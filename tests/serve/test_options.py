@@ -51,6 +51,7 @@ replica-hold
 host
 port
 api-key
+admin-key
 allowed-origins
 root-path
 max-request-bytes
