@@ -1,4 +1,4 @@
-"""The fleet's benchmark: its figures have the names that are asked for, and harm is seen as such."""
+"""The benchmark of fleets: its figures have the names asked for, and harm is seen as such."""
 
 from benchmarks.fleet import SUMMARY
 from benchmarks.fleet_kills import verdict
