@@ -45,30 +45,38 @@ class Timed:
 
     @property
     def has_queue(self) -> bool:
+        """See `Dispatcher.has_queue`."""
         return self.inner.has_queue
 
     @property
     def wake_s(self) -> float:
+        """See `Dispatcher.wake_s`."""
         return self.inner.wake_s
 
     def joined(self, replica: ReplicaView) -> None:
+        """See `Dispatcher.joined`."""
         self.inner.joined(replica)
 
     def left(self, replica_id: int) -> None:
+        """See `Dispatcher.left`."""
         self.inner.left(replica_id)
 
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
+        """See `Dispatcher.ended`."""
         self.inner.ended(request, output_tokens, reason)
 
     def arrived(self, live: Live, now_s: float) -> Sequence[Decision]:
+        """See `Dispatcher.arrived`."""
         return self._time("arrived", lambda: self.inner.arrived(live, now_s))
 
     def stepped(self, replica_id: int, now_s: float) -> Sequence[Decision]:
+        """See `Dispatcher.stepped`; ends the run once the time is over."""
         if now_s > self.until_s:
             raise Enough
         return self._time("stepped", lambda: self.inner.stepped(replica_id, now_s))
 
     def woke(self, now_s: float) -> Sequence[Decision]:
+        """See `Dispatcher.woke`."""
         return self._time("woke", lambda: self.inner.woke(now_s))
 
     def _time(self, name: str, call: Callable[[], Sequence[Decision]]) -> Sequence[Decision]:

@@ -68,14 +68,17 @@ class Look:
     number: int
 
     def colour(self, theme: Theme) -> str:
+        """Of its lines and bars, on that theme's background."""
         return theme.policies[self.number % len(theme.policies)]
 
     @property
     def marker(self) -> str:
+        """Of its points, by matplotlib's name."""
         return MARKERS[self.number % len(MARKERS)]
 
     @property
     def dash(self) -> Any:
+        """Of its lines, as matplotlib's `linestyle`."""
         return DASHES[self.number % len(DASHES)]
 
 

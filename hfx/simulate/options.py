@@ -69,7 +69,10 @@ def parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _traffic(out.add_argument_group("traffic"))
+    traffic = out.add_argument_group("traffic")
+    _traffic(traffic)
+    _arrivals(traffic)
+    _targets(traffic)
     _fleet(out.add_argument_group("fleet"))
     _roles(out.add_argument_group("roles and links"))
     _elastic(out.add_argument_group("elastic fleets"))
@@ -137,6 +140,9 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
         help="draw a workload's lengths from the rows of published traces in this folder, not from "
         "their statistics; without DIR the folder that HFX_DATA names",
     )
+
+
+def _arrivals(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--rate",
         type=rates,
@@ -171,6 +177,9 @@ def _traffic(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cv", type=positive, default=2.5, metavar="X", help="of the gaps of gamma (2.5)"
     )
+
+
+def _targets(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--slo-scale",
         type=positive,

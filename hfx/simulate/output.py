@@ -42,10 +42,12 @@ class Group:
 
     @property
     def name(self) -> str:
+        """What its figures are called by among those of others."""
         return self.policy if self.rate is None else f"{self.policy}@{self.rate:g}"
 
     @property
     def requests_per_cpu_s(self) -> float:
+        """The speed of the simulator; the only figure that differs from run to run."""
         cpu_s = sum(run.cpu_s for run in self.runs)
         return sum(run.summary["requests"] for run in self.runs) / max(cpu_s, 1e-9)
 
