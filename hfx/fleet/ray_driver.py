@@ -42,6 +42,7 @@ from .spec import ReplicaSpec
 
 LOOK_S = 1.0  # between two looks at what waits or should have ended
 KILL_S = 2.0  # for an actor to end its process; then Ray ends the actor
+NODE_DIED = "its node has died"
 CLOSE_S = 10.0  # for Ray to end all of them once the parent is gone
 
 
@@ -54,6 +55,7 @@ class Case:
     group: Any  # of ray.util.placement_group
     actor: Any  # a handle of a remote Keeper
     is_placed: bool = False
+    node: str = ""  # Ray's id of it
     killed_s: float | None = None
     said: str = ""
 
@@ -123,15 +125,23 @@ class Owner:
 
     def _placed(self, key: int, done: Future[tuple[str, int]]) -> None:
         if key in self._cases and done.exception() is None:
-            self._cases[key].is_placed = True
+            case = self._cases[key]
+            case.is_placed = True
+            case.node = placement_group_table(case.group)["bundles_to_node_id"][0]
             self._say(Placed(key, *done.result()))
 
     def _ended(self, key: int, done: Future[str]) -> None:
-        if key in self._cases:
-            error = done.exception()
-            case = self._cases.pop(key)
+        if key not in self._cases:
+            return
+        error = done.exception()
+        why = done.result() if error is None else reason_of(error)
+        ended = [self._cases[key]]
+        if why == NODE_DIED and ended[0].node:
+            ended = [case for case in self._cases.values() if case.node == ended[0].node]
+        self._say(Ended(tuple(case.key for case in ended), why))
+        for case in ended:
+            del self._cases[case.key]
             self._release(case)
-            self._say(Ended(key, done.result() if error is None else reason_of(error)))
 
     def _kill(self, case: Case) -> None:
         if case.is_placed:
@@ -140,7 +150,7 @@ class Owner:
         else:
             del self._cases[case.key]
             self._release(case)
-            self._say(Ended(case.key, "killed before it had begun"))
+            self._say(Ended((case.key,), "killed before it had begun"))
 
     def _release(self, case: Case) -> None:
         """Nothing of it is left in the cluster."""
@@ -175,7 +185,7 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RayActorError):
         if "node has died" in text or "node died" in text:
-            return "its node has died"
+            return NODE_DIED
         _, _, cause = text.rpartition("exit detail: ")
         return f"its actor has died: {cause.split('. ')[0][:200]}"
     return f"{type(error).__name__}: {text[:300]}"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from .launch import Handle
@@ -98,10 +98,13 @@ class RayProcess:
         self.node, self.pid, self._waits = node, pid, ""
 
     def ended(self, why: str) -> None:
-        """It has ended: the descriptor's other end closes, which makes it readable."""
+        """It has ended; `tell_end` is to follow."""
+        self._why, self._waits = why, ""
+        self._ended.set()
+
+    def tell_end(self) -> None:
+        """Close the descriptor's other end, which makes it readable."""
         with self._lock:
-            self._why, self._waits = why, ""
-            self._ended.set()
             self._close_writing()
 
     def _close_writing(self) -> None:
@@ -189,8 +192,7 @@ class Driver:
         with self._lock:
             self._reason = reason or f"the process that owns Ray's actors ended with {code}"
             lost, self._handles = list(self._handles.values()), {}
-        for handle in lost:
-            handle.ended(self._reason)
+        _end(lost, self._reason)
         self._orders.put(None)
         self.has_answered.set()
 
@@ -198,22 +200,25 @@ class Driver:
         if isinstance(report, Connected):
             self.connected = report
             self.has_answered.set()
-        elif isinstance(report, Waits | Placed | Ended):
+        elif isinstance(report, Ended):
+            with self._lock:
+                found = [self._handles.pop(key, None) for key in report.keys]
+            _end([handle for handle in found if handle is not None], report.why)
+        elif isinstance(report, Waits | Placed):
             with self._lock:
                 handle = self._handles.get(report.key)
-                if isinstance(report, Ended):
-                    self._handles.pop(report.key, None)
-            if handle is not None:
-                _pass_on(report, handle)
+            if handle is not None and isinstance(report, Waits):
+                handle.waits(report.why)
+            elif handle is not None and isinstance(report, Placed):
+                handle.placed(report.node, report.pid)
 
 
-def _pass_on(report: Waits | Placed | Ended, handle: RayProcess) -> None:
-    if isinstance(report, Waits):
-        handle.waits(report.why)
-    elif isinstance(report, Placed):
-        handle.placed(report.node, report.pid)
-    else:
-        handle.ended(report.why)
+def _end(handles: Sequence[RayProcess], why: str) -> None:
+    """All of them, before anybody hears of one."""
+    for handle in handles:
+        handle.ended(why)
+    for handle in handles:
+        handle.tell_end()
 
 
 class RayLauncher:

@@ -55,9 +55,9 @@ class Placed(_Line, frozen=True, tag=True):
 
 
 class Ended(_Line, frozen=True, tag=True):
-    """It has ended, or is lost to Ray."""
+    """They have ended, or are lost to Ray: those of a node that has died together."""
 
-    key: int
+    keys: tuple[int, ...]
     why: str
 
 

@@ -96,13 +96,14 @@ async def running(
         launcher = await asyncio.to_thread(LAUNCH)
     settings = FleetConfig(replicas=replicas, **{"lease_s": 5.0, **config})
     fleet = await Fleet.launch(settings, engine, spec_of=spec_of, launcher=launcher)
-    pids: list[int | None] = []
+    pids: list[int] = []
     try:
         await until(lambda: fleet.phases() == {"ready": replicas})
         yield fleet
     finally:
-        pids = [m.life.handle.pid for m in fleet.members if m.life and m.life.handle]
+        handles = [m.life.handle for m in fleet.members if m.life and m.life.handle]
+        pids = [handle.pid for handle in handles if handle.pid is not None]  # None: not begun
         fleet.close()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
-            os.kill(pid or 0, 0)
+            os.kill(pid, 0)

@@ -140,12 +140,22 @@ def test_a_killed_nodes_requests_go_on_and_its_replicas_move_to_the_node_that_is
     in_loop(test())
 
 
-def test_a_replica_for_which_no_node_has_room_waits_and_says_for_what(
+def test_replicas_for_which_no_node_has_room_wait_and_say_for_what(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
         async with running(4, lease_s=2.0) as fleet:
-            cluster.kill(cluster.nodes[0].raylet)
+            expected = await whole(fleet.generate(ask("alone", tokens=500)))
+            streams = [fleet.generate(ask(f"r{n}", tokens=500)) for n in range(16)]
+            reading = [asyncio.ensure_future(whole(stream)) for stream in streams]
+            await until(lambda: all(flight.output for flight in fleet.desk.flights.values()))
+
+            await asyncio.to_thread(cluster.kill, cluster.nodes[0].raylet)
+
+            got = await asyncio.gather(*reading)
+            assert {(one.token_ids, one.text) for one in got} == {
+                (expected.token_ids, expected.text)
+            }
             await until(
                 lambda: (
                     sorted(m.phase for m in fleet.members) == ["ready"] * 2 + ["starting"] * 2
