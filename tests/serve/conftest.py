@@ -223,6 +223,7 @@ class Call:
         path: str,
         document: object = None,
         headers: dict[str, str] | None = None,
+        query: str = "",
     ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -235,7 +236,7 @@ class Call:
             "method": method,
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "scheme": "http",
             "http_version": "1.1",
