@@ -20,7 +20,7 @@ from .messages import State
 from .prefixes import Remembered, names_of
 
 MOST_STEPS = 32  # looked ahead without news; then the replica is taken to be where it was
-RECENT_STEPS = 9  # whose median tells a sudden change
+RECENT_STEPS = 15  # whose median tells a sudden change
 SUDDEN = 1.4  # times what was predicted
 CHANGED = 0.03  # prices that differ by less are not exchanged
 _NOMINAL = Priced(
