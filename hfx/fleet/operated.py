@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S = 60.0  # for requests to end where they are; then they go on elsewhere
 READY_S = 600.0  # for a process to load a model
+END_S = 30.0  # for one that was told to end; it is killed long before
 
 
 class Operated(Crew):
@@ -260,7 +261,7 @@ class Operated(Crew):
             await self._until(partial(_is_empty, member), drain_s)
         if member.id in self._roster.members:
             self._roster.remove(member)
-        await self._until(lambda: member.id not in self._roster.members, drain_s)
+        await self._until(lambda: member.id not in self._roster.members, END_S)
 
     def _fresh(self, replicas: int) -> list[int]:
         """The ids of those that are missing."""

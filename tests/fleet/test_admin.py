@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -100,8 +101,12 @@ def operator() -> Iterator[Operator]:
         with made.http:
             made.until(lambda: made.states() == {0: "ready", 1: "ready"})
             yield made
+            made.post("/restart", 202)  # the server ends in the middle of it
+            made.until(lambda: made.get("/restart")["spare"] is not None)
     finally:
+        pids = server.replicas()
         assert server.stop() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 @pytest.fixture(scope="module")
