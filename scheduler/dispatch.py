@@ -56,6 +56,7 @@ class SlackDispatcher:
         self._fits: dict[int, tuple[float, Fit]] = {}  # and as of when
         self._order: list[int] = []  # tightest streams first, prompts only at the end
         self._place: dict[int, int] = {}
+        self._fastest = -1  # work in the queue is priced by it
         self._moves = Moves(self._hosts)
         self._sample_at = 0
         self._chosen_s = -inf
@@ -93,6 +94,7 @@ class SlackDispatcher:
     def _reorder(self) -> None:
         self._order = sorted(self._replicas, key=lambda id: (self._speeds[id].fixed_s, id))
         self._place = {id: place for place, id in enumerate(self._order)}
+        self._fastest = min(self._order, key=lambda id: self._speeds[id].prompt_s, default=-1)
 
     # Requests come and go
 
@@ -126,7 +128,7 @@ class SlackDispatcher:
     def _waiting(self, live: Live, now_s: float) -> Waiting:
         work_s = 0.0  # until somebody is there who has a price
         if self._order:
-            work_s = prompt_s(self._replicas[self._order[0]].cost, live.known_tokens, 0)
+            work_s = prompt_s(self._replicas[self._fastest].cost, live.known_tokens, 0)
         due = now_s if live.output_tokens else due_s(live)  # it has begun: its next token is due
         return Waiting(live, due, tpot_s(live), work_s)
 
@@ -182,7 +184,7 @@ class SlackDispatcher:
                 return waiting
             if fits:
                 urgent = waiting
-            elif late is None and not is_tighter:
+            elif late is None:
                 late = waiting
         is_idle = fit.work_s < IDLE_S and window_s > 0
         if is_idle and (urgent or late) is not None:
@@ -211,7 +213,7 @@ class SlackDispatcher:
         for waiting in lost:
             self.queue.relegate(waiting)
         fits = self._pictures(now_s)
-        self.queue.select(fits, len(self._order) / len(fits), now_s, self._fixed_s)
+        self.queue.select(fits, len(self._order) / len(fits), now_s, self._speeds[self._fastest])
         return [Relegate(waiting.id) for waiting in lost]
 
     def _leaves_prompts(self, now_s: float) -> bool:
@@ -238,6 +240,8 @@ class SlackDispatcher:
             if fit.ahead_s(waiting.due_s) >= fit.window_s() or not self._holds(fit, waiting):
                 continue
             laxity_s = self._laxity_s(fit, waiting) if waiting.due_s < inf else -fit.base_s
+            if laxity_s < 0 and waiting.due_s < inf and not waiting.live.output_tokens:
+                continue
             if best is None or (pace_s, laxity_s) > best[0]:
                 best = (pace_s, laxity_s), id
         return None if best is None else best[1]
@@ -262,7 +266,7 @@ class SlackDispatcher:
 
     @property
     def _fixed_s(self) -> float:
-        return self._speeds[self._order[0]].fixed_s if self._order else 0.0
+        return self._speeds[self._fastest].fixed_s if self._order else 0.0
 
     def _pace_s(self, id: int) -> float:
         return self.chooser.roles.pace_s(self._place[id])

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from math import inf
 
-from .dispatch_fit import MOST_SHARE, Fit
+from .dispatch_fit import MOST_SHARE, Fit, Speed
 from .policy import Live
 
 SELECTED = 256  # of the queue, earliest due first, among which is chosen
@@ -104,15 +104,16 @@ class Queue:
         """The work of promises that are due by then."""
         return sum(one.work_s for one in islice(self.promised, SELECTED) if one.due_s <= due_s)
 
-    def select(self, fits: Sequence[Fit], scale: float, now_s: float, fixed_s: float) -> None:
-        """Put off who can't be in time beside the others, given `scale` times these replicas."""
+    def select(self, fits: Sequence[Fit], scale: float, now_s: float, speed: Speed) -> None:
+        """Put off who can't be in time beside the others, given `scale` times these replicas, and
+        the speed of the one by which work is priced."""
         chosen = self.promised[:SELECTED]
-        before = [one.is_put_off for one in chosen]
+        before = _put_off_ids(chosen)
         for one in chosen:
             one.is_put_off = False
         chosen.sort(key=by_due)
-        self._put_off(chosen, _Supply(fits, scale, now_s), now_s + fixed_s)
-        if before != [one.is_put_off for one in chosen]:
+        self._put_off(chosen, _Supply(fits, scale, now_s, speed.prompt_s), now_s + speed.fixed_s)
+        if before != _put_off_ids(chosen):
             self.promised.sort(key=by_due)
 
     def _put_off(self, chosen: Iterable[Waiting], supply: _Supply, from_s: float) -> None:
@@ -129,12 +130,16 @@ class Queue:
                 own_s -= late.work_s
 
 
-class _Supply:
-    """The time that replicas have for prompts, at the speed of the first, beside what is bound."""
+def _put_off_ids(chosen: Iterable[Waiting]) -> set[str]:
+    return {one.id for one in chosen if one.is_put_off}
 
-    def __init__(self, fits: Sequence[Fit], scale: float, now_s: float) -> None:
+
+class _Supply:
+    """The time that replicas have for prompts, beside what is bound; at the speed of one that takes
+    `unit_s` for what takes each of them its own `prompt_s`."""
+
+    def __init__(self, fits: Sequence[Fit], scale: float, now_s: float, unit_s: float) -> None:
         self._scale = scale
-        unit_s = fits[0].speed.prompt_s
         self._bound: list[tuple[float, float]] = []
         self._free: list[tuple[float, float]] = []  # for how long decodes wait, and of how much
         self._share = self._open = self._spent_s = self._taken_s = 0.0

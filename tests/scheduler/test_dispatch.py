@@ -374,3 +374,12 @@ def test_the_same_events_give_the_same_decisions() -> None:
         return toy.log
 
     assert play() == play()
+
+
+def test_an_idle_replica_that_would_be_late_leaves_it_to_one_that_is_not() -> None:
+    slow = view_of(1, cost=priced(fixed_s=0.01, each_s=0.004))
+    soon = view_of(2, cost=priced(fixed_s=0.011), boundary_s=0.1)
+    made = dispatcher(slow, soon)
+
+    assert made.arrived(waits("r", 400, ttft_s=0.9), 0.0) == ()
+    assert made.stepped(2, 0.1) == [Bind("r", 2)]

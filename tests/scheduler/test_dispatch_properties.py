@@ -56,7 +56,7 @@ def play(name: str, story: list[tuple[object, ...]]) -> Toy:
             case ("wake",) if toy.dispatcher.wake_s <= now_s:
                 toy.carry_out(toy.dispatcher.woke(now_s))
                 assert toy.dispatcher.wake_s > now_s
-    for _ in range(made + 3):
+    for _ in range(3 * made + 3):  # where streams leave no time, prompts wait for the next round
         for id in list(toy.views):
             now_s += 0.5
             toy.step(id, now_s)
