@@ -158,6 +158,8 @@ class Program:
         by a wrong one.
         """
         values = self._solve([[*[1.0] * len(self.ways), 0.0]], [float(replicas)])
+        if values[-1] <= ROUNDING:  # somebody asks for what no way yields
+            return None
         counts = [
             sum(values[n] for n, way in enumerate(self.ways) if way.tier_s == tier_s)
             for tier_s in self.tiers

@@ -163,7 +163,8 @@ class Chooser:
         return self.roles
 
     def _choose(self, cost: CostModel, replicas: int, moves: bool) -> Roles:
-        loads, found, now = self._loads, self._ways, self.roles
+        found, now = self._ways, self.roles
+        loads = _hostable(self._loads, found)
         light = LIGHT if not now.paces else LIGHT * GAIN
         if alike_growth(loads, found, replicas) >= light:
             return Roles()
@@ -172,6 +173,7 @@ class Chooser:
             together = self._better(Program(loads, found, moves=False), replicas, now)
             if not moves or together.growth >= (APART * GAIN if now.is_apart else APART):
                 return together.roles
+        loads = _hostable(self._loads, self._hosted)
         found = [*self._hosted, prompts_only(cost, history)]
         return self._better(Program(loads, found, moves=True), replicas, now).roles
 
@@ -185,6 +187,22 @@ class Chooser:
             if growth * GAIN >= best.growth:
                 return _Choice(now, growth)
         return _Choice(Roles(_paces(best)), best.growth)
+
+
+def _hostable(loads: Sequence[Load], found: Sequence[Way]) -> list[Load]:
+    """The loads, those that ask for a faster pace than anybody has counted with the tightest that
+    can be had: their promise is lost, and they are served all the same."""
+    fastest_s = min((way.tier_s for way in found), default=0.0)
+    joined: dict[float, Load] = {}
+    for load in loads:
+        tpot_s = max(load.tpot_s, fastest_s)
+        other = joined.get(tpot_s, Load(tpot_s, 0.0, 0.0))
+        joined[tpot_s] = Load(
+            tpot_s,
+            other.prompt_tokens + load.prompt_tokens,
+            other.output_tokens + load.output_tokens,
+        )
+    return list(joined.values())
 
 
 def _differ(loads: Sequence[Load], others: Sequence[Load]) -> bool:

@@ -74,8 +74,8 @@ def join(
 ) -> Collectives | SharedSums:
     """This process's place, once all ranks have joined. All ranks are on this machine.
 
-    They find each other by a file in the folder `meeting`, which rank 0 has made for them; on a CPU
-    it is of no use afterwards. There they share memory where that is possible, as rank 0 finds, and
+    They find each other by a file in the folder `meeting`, which rank 0 has made for them and keeps
+    while there are ranks. On a CPU they share memory where that is possible, as rank 0 finds, and
     talk over gloo if not.
 
     Raises:

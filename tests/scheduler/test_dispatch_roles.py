@@ -76,6 +76,22 @@ def test_a_tier_that_nobody_hosts_carries_nothing() -> None:
     assert alike_growth([Load(TIGHT, 1.0, 1.0)], found, 3) == 0.0
 
 
+def test_what_nobody_hosts_is_told_at_once_however_many_replicas_there_are() -> None:
+    found = [Way(n * LOOSE, 300.0, 300.0) for n in (1, 2, 3)] + [Way(PROMPTS_ONLY, 9.0, 0.0)]
+
+    assert Program([Load(TIGHT, 1.0, 1.0)], found, moves=True).best(1000) is None
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_pace_that_no_step_can_keep_takes_nobody_s_roles(moves: bool) -> None:
+    made, other = chooser(4, 12), chooser(4, 12)
+    made.traffic.arrived(1e-4, 1, 1.0, 10.0)
+
+    roles = made.look(priced(), 4, 10.0, moves=moves)
+
+    assert roles == other.look(priced(), 4, 10.0, moves=moves) != Roles()
+
+
 def test_traffic_is_an_average_from_the_first_request_on() -> None:
     traffic = Traffic()
     for n in range(40):
