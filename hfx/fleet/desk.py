@@ -157,7 +157,8 @@ class Desk:
         flight.member = None
 
     def _arrive(self, flight: Flight) -> None:
-        flight.member, flight.goes_to, flight.is_leaving = None, None, False
+        flight.member, flight.goes_to = None, None
+        flight.is_leaving = flight.is_evicted = False
         if not self._ready or self._dispatcher is None:
             self._held[flight.request_id] = (flight, self._clock.now_s())
             return
@@ -228,7 +229,10 @@ class Desk:
         if not self._ready:
             self._hold_queue()
         for flight in member.standing.flights.values():
-            if not flight.output and not flight.is_leaving:
+            if flight.is_leaving:
+                flight.is_evicted |= self._dispatcher is None  # whose queue it was in
+            elif not flight.output:
+                flight.is_evicted = True
                 self._ask_back(flight, member)
         self._send()
 
@@ -395,13 +399,14 @@ class Desk:
             return
         standing.leaves(flight, is_leaving=False)
         goes_to, flight.goes_to = flight.goes_to, None
+        is_evicted, flight.is_evicted = flight.is_evicted, False
         if not is_back:
             return
         self.stolen += 1
         standing.release(flight)
         self._end_probation(flight)
         flight.member = None
-        if member.id not in self._ready:  # it was drained: nobody has decided about it yet
+        if is_evicted or member.id not in self._ready:  # nobody has decided about it yet
             self._arrive(flight)
         elif goes_to in self._ready:
             assert goes_to is not None

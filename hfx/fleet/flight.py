@@ -44,6 +44,7 @@ class Flight(Mailbox):
         self.bound_at = 0  # output tokens when it was bound
         self.goes_to: int | None = None  # who gets it, once its replica has given it back
         self.is_leaving = False  # its replica was asked to give it back
+        self.is_evicted = False  # because that replica is drained: it is in nobody's queue
         self.is_running = False
         self.strikes = 0.0
         self.failed_at: int | None = None

@@ -29,6 +29,7 @@ PROFILE = dumps(named("h100-llama3.1-8b"))
 SPENT = (0.0,) * 7
 END = messages.End(FinishReason.LENGTH, None, None, 0, SPENT, SPENT, None, False, None)
 KINDS = ["ask", "step", "step", "deliver", "deliver", "deliver", "repeat", "die", "tick", "drop"]
+KINDS += ["move", "move", "undrain"]
 
 
 def token(request_id: str, index: int) -> int:
@@ -239,6 +240,12 @@ async def _run(world: World, actions: list[tuple[str, int]]) -> None:
             world.repeat(n)
         elif kind == "die":
             _die(fleet, world, n % 2)
+        elif kind == "move":
+            fleet.drain_replica(n % 2, move=True)
+            if n % 3:
+                fleet.undrain_replica(n % 2)
+        elif kind == "undrain":
+            fleet.undrain_replica(n % 2)
         elif kind == "drop" and fleet.desk.flights:
             id = list(fleet.desk.flights)[n % len(fleet.desk.flights)]
             aborted.add(id)
@@ -248,6 +255,8 @@ async def _run(world: World, actions: list[tuple[str, int]]) -> None:
         fleet._desk.tick()
         await asyncio.sleep(0)
 
+    for replica in range(2):
+        fleet.undrain_replica(replica)
     for _ in range(200):
         await _settle(fleet, world, clock)
         if not fleet.desk.flights:
@@ -268,6 +277,7 @@ async def _run(world: World, actions: list[tuple[str, int]]) -> None:
         else:
             assert id in aborted or fleet.desk.condemned
     for member in fleet.members:
+        assert "breach" not in member.deaths
         if member.standing is not None:
             assert not member.standing.flights
             assert not member.standing.view.running and not member.standing.view.waiting
