@@ -52,7 +52,7 @@ def test_metrics_compare_predicted_with_actual_steps(server: Any, client: openai
 @pytest.mark.parametrize(
     ("profile", "message"),
     [
-        ("nowhere.json", "cost profile 'nowhere.json': No such file or directory; give the path of"),
+        ("nowhere.json", "cost profile 'nowhere.json': No such file or directory; give the path"),
         ("{folder}/other.json", "the profile's device is 'a100-sxm-80gb'"),
     ],
 )
