@@ -411,9 +411,9 @@ class Desk:
         elif goes_to in self._ready:
             assert goes_to is not None
             self._bind(flight, goes_to)
-        elif not self._ready:
+        elif goes_to is not None or not self._ready:  # who should have had it is gone
             self._arrive(flight)
-        else:
+        else:  # it is in the dispatcher's queue again
             self._unbound[flight.request_id] = flight
 
     # Decisions
