@@ -134,7 +134,7 @@ def test_streams_survive_the_death_of_a_replica_through_http(server: Server) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "every_s"), [(20, 2.5), pytest.param(60, 10.0, marks=pytest.mark.slow)]
+    ("seconds", "every_s"), [(10, 2.5), pytest.param(60, 10.0, marks=pytest.mark.slow)]
 )
 def test_killing_replicas_at_random_loses_repeats_and_hangs_nothing(
     tmp_path: Path, seconds: int, every_s: float
