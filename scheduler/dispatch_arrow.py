@@ -34,7 +34,7 @@ class ArrowLike(OnArrival):
     def __init__(self) -> None:
         super().__init__()
         self._roles: dict[int, Role] = {}
-        self._sent: dict[str, int] = {}  # handed over and not seen there yet
+        self._sent: set[str] = set()  # handed over, and not arrived again since
 
     def joined(self, replica: ReplicaView) -> None:
         """See `Dispatcher.joined`; its role is kept, if it has one."""
@@ -49,11 +49,11 @@ class ArrowLike(OnArrival):
     def ended(self, request: Request, output_tokens: int, reason: FinishReason) -> None:
         """See `Dispatcher.ended`."""
         super().ended(request, output_tokens, reason)
-        self._sent.pop(request.id, None)
+        self._sent.discard(request.id)
 
     def arrived(self, live: Live, now_s: float) -> Sequence[Decision]:
         """See `Dispatcher.arrived`."""
-        self._sent.pop(live.request.id, None)
+        self._sent.discard(live.request.id)
         flips = self._deal_out()
         return (*flips, *super().arrived(live, now_s))
 
@@ -99,7 +99,7 @@ class ArrowLike(OnArrival):
             if len(computing) > 1 and (waits_s < ttft_s * share or len(decoding) < len(computing)):
                 return (self._flip(source, "decode"),)
             target = min(decoding, key=lambda view: (pace_s(view, live), view.id))
-        self._sent[live.request.id] = target.id
+        self._sent.add(live.request.id)
         return (Migrate(live.request.id, source.id, target.id, keeps_decoding=False),)
 
     def _turn_back(self, view: ReplicaView) -> Sequence[Decision]:
@@ -113,7 +113,8 @@ class ArrowLike(OnArrival):
         """Give roles to those that have none, and see that there are both."""
         flips: list[Decision] = []
         if len(self.replicas) < 2:
-            return [self._flip(view, "mixed") for view in self.replicas if self._is_not(view)]
+            alone = [view for view in self.replicas if self._roles[view.id] != "mixed"]
+            return [self._flip(view, "mixed") for view in alone]
         for view in self.replicas:
             if self._roles[view.id] == "mixed":
                 few: Role = (
@@ -127,9 +128,6 @@ class ArrowLike(OnArrival):
             if not self._pool(role):
                 flips.append(self._flip(self._pool(other)[-1], role))
         return flips
-
-    def _is_not(self, view: ReplicaView) -> bool:
-        return self._roles[view.id] != "mixed"
 
     def _pool(self, role: Role) -> list[ReplicaView]:
         return [view for view in self.replicas if self._roles[view.id] == role]

@@ -55,11 +55,6 @@ class Transfer:
         left = self.left_bytes - self.bytes_per_s * (now_s - self.at_s)
         self.left_bytes, self.at_s = max(0.0, left), now_s
 
-    def sent_bytes(self, now_s: float) -> float:
-        """What has left the source by now."""
-        flowed = self.bytes_per_s * (now_s - self.at_s)
-        return min(self.nbytes, self.nbytes - self.left_bytes + flowed)
-
 
 class Links:
     """Every replica's two links: `link` each, or what `own` says of a replica.
